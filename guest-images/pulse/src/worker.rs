@@ -1,0 +1,245 @@
+//! One vCPU's loop: fill, then write, check, talk or idle, one small step at a time.
+//!
+//! Each vCPU fills, writes and checks its own slice of the memory, so vCPUs never wait for each other after boot, and a
+//! check never reads a page that someone writes.
+
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use telemetry::gaps::{Activity, StepClock};
+use telemetry::layout::{NAMED_ERRORS, VcpuPart};
+use telemetry::oracle::{CheckStep, Checker, Content, Mismatch, Writer};
+use telemetry::{Idle, Phase};
+
+use crate::cpu::{self, rdtsc};
+use crate::guest::{self, Guest};
+use crate::housekeeping::Housekeeping;
+use crate::schedule::Schedule;
+use crate::spin::Registers;
+use crate::{apic, image};
+
+/// A vCPU at work.
+struct Worker {
+    vcpu: usize,
+    guest: &'static Guest,
+    part: &'static VcpuPart,
+    clock: StepClock<'static>,
+    writer: Writer<'static>,
+    registers: Registers,
+    check: Option<Check>,
+    next_poll: u64,
+    /// vCPU 0 does the guest's own chores.
+    housekeeping: Option<Housekeeping>,
+}
+
+/// A check under way.
+struct Check {
+    checker: Checker,
+    image: Option<image::Checker>,
+    host_request: u64,
+    own_request: u64,
+    pages: u64,
+    errors: u64,
+    start_tsc: u64,
+}
+
+/// Runs vCPU `vcpu` for ever. Called once for each.
+pub fn run(vcpu: usize) -> ! {
+    let part = &guest::telemetry().vcpus[vcpu];
+    if vcpu > 0 {
+        apic::init(vcpu);
+        // Tells vCPU 0 that this one runs.
+        part.phase.store(Phase::Booting as u64, SeqCst);
+        // Nobody fills before all have started: the trampoline is in memory that will be filled.
+        while guest::telemetry().header.phase.load(SeqCst) < Phase::Filling as u64 {}
+    }
+    let guest = guest::get();
+    let content = Content { seed: guest.line.seed, fill: guest.line.fill, filled_pages: guest.filled_pages };
+    let slice = guest.slice(guest.working_set, vcpu);
+    // SAFETY: `run` is called once for each vCPU.
+    let table = unsafe { guest.table(vcpu) };
+    let mut worker = Worker {
+        vcpu,
+        guest,
+        part,
+        clock: StepClock::new(part, rdtsc(), guest.tsc_khz, guest.line.gap_threshold_us),
+        writer: Writer::new(guest.owned, table, slice, vcpu as u64, content, guest.line.pattern),
+        registers: Registers::new(part),
+        check: None,
+        next_poll: 0,
+        housekeeping: (vcpu == 0).then(Housekeeping::new),
+    };
+    worker.fill();
+    worker.wait_for_all();
+    if guest.line.idle == Idle::Halt {
+        apic::start_timer(guest.tsc_khz);
+    }
+    worker.work()
+}
+
+impl Worker {
+    fn fill(&mut self) {
+        self.part.phase.store(Phase::Filling as u64, Relaxed);
+        if self.guest.filled_pages > 0 || self.guest.scrub {
+            let own = self.guest.slice(self.guest.working_set, self.vcpu);
+            let share = self.guest.slice(self.guest.rest(), self.vcpu);
+            for index in (own.start..own.end).chain(share.start..share.end) {
+                if self.guest.scrub {
+                    self.writer.scrub_page(index);
+                }
+                self.writer.fill_page(index);
+                self.clock.step(rdtsc(), Activity::Fill);
+            }
+        }
+        self.part.phase.store(Phase::Running as u64, SeqCst);
+    }
+
+    /// vCPU 0 waits until all have filled, and the others until it says so: the guest becomes ready at one moment.
+    fn wait_for_all(&mut self) {
+        let telemetry = guest::telemetry();
+        let header = &telemetry.header;
+        if let Some(housekeeping) = &mut self.housekeeping {
+            let all = &telemetry.vcpus[..self.guest.line.vcpus as usize];
+            while all.iter().any(|part| part.phase.load(SeqCst) != Phase::Running as u64) {
+                crate::failure::report_others();
+                self.clock.step(rdtsc(), Activity::Fill);
+            }
+            image::seal();
+            header.ready_tsc.store(rdtsc(), Relaxed);
+            housekeeping.announce(self.guest, header);
+            header.phase.store(Phase::Running as u64, SeqCst);
+        } else {
+            while header.phase.load(SeqCst) != Phase::Running as u64 {
+                self.clock.step(rdtsc(), Activity::Fill);
+            }
+        }
+        self.clock.step(rdtsc(), Activity::Fill);
+        self.clock.begin_epoch(0);
+    }
+
+    fn work(mut self) -> ! {
+        let mut schedule = Schedule::new(&self.guest.line, self.guest.tsc_khz, self.vcpu, rdtsc());
+        loop {
+            let now = self.clock.last_tsc();
+            if now >= self.next_poll {
+                self.poll(now);
+                // Once for each poll at least: a writer that is always behind leaves no other moment.
+                self.talk();
+            }
+            let due = schedule.is_due(now);
+            if due {
+                schedule.done(now);
+                self.writer.write_next();
+                self.part.pages_written.store(self.writer.sequence(), Relaxed);
+                self.clock.step(rdtsc(), Activity::Write);
+            }
+            // A check goes on between writes, however fast they come.
+            if self.check.is_some() {
+                self.check_one();
+            } else if !due && !self.talk() {
+                self.idle(schedule.next_tsc().min(self.next_poll));
+            }
+        }
+    }
+
+    /// Sends a byte to the console, if one waits.
+    fn talk(&mut self) -> bool {
+        let talked = self.housekeeping.as_mut().is_some_and(Housekeeping::talk);
+        if talked {
+            self.clock.step(rdtsc(), Activity::Console);
+        }
+        talked
+    }
+
+    fn idle(&mut self, deadline: u64) {
+        if self.guest.line.idle == Idle::Halt {
+            cpu::halt();
+            self.part.halts.store(self.part.halts.load(Relaxed) + 1, Relaxed);
+            self.clock.step(rdtsc(), Activity::Halt);
+        } else {
+            let previous = self.clock.last_tsc();
+            let floor = self.clock.floor_ticks();
+            let spun = self.registers.spin(self.part, self.vcpu, previous, deadline, floor);
+            self.clock.measure(spun.previous, spun.now, Activity::Spin);
+        }
+    }
+
+    /// Once a millisecond: what does the host ask?
+    fn poll(&mut self, now: u64) {
+        self.next_poll = now + self.guest.tsc_khz;
+        let telemetry = guest::telemetry();
+        let epoch = telemetry.requests.gap_epoch.load(Relaxed);
+        if epoch != self.part.gap_epoch.load(Relaxed) {
+            self.clock.begin_epoch(epoch);
+        }
+        let host_request = telemetry.requests.check.load(Relaxed);
+        let own_request = telemetry.header.own_checks.load(Relaxed);
+        let done = (self.part.check_done.load(Relaxed), self.part.own_check_done.load(Relaxed));
+        if self.check.is_none() && (host_request, own_request) != done {
+            let share = self.guest.slice(self.guest.rest(), self.vcpu);
+            self.check = Some(Check {
+                checker: Checker::new(&self.writer, share),
+                image: (self.vcpu == 0).then(image::Checker::new),
+                host_request,
+                own_request,
+                pages: 0,
+                errors: 0,
+                start_tsc: now,
+            });
+            self.part.phase.store(Phase::Checking as u64, Relaxed);
+        }
+        if let Some(housekeeping) = &mut self.housekeeping {
+            housekeeping.poll(self.guest, now);
+            self.clock.step(rdtsc(), Activity::Console);
+        }
+    }
+
+    fn check_one(&mut self) {
+        let Some(check) = &mut self.check else { return };
+        let step = match check.checker.step(&mut self.writer) {
+            CheckStep::Done => match check.image.take().map(image::Checker::step) {
+                Some(image::Step::Going(checker)) => {
+                    check.image = Some(checker);
+                    CheckStep::Right
+                }
+                Some(image::Step::Wrong(mismatch)) => CheckStep::Wrong(mismatch),
+                Some(image::Step::Right) | None => CheckStep::Done,
+            },
+            step => step,
+        };
+        match step {
+            CheckStep::Right => check.pages += 1,
+            CheckStep::Wrong(mismatch) => {
+                check.pages += 1;
+                check.errors += 1;
+                name(self.part, &mismatch);
+            }
+            CheckStep::Done => {
+                let check = self.check.take();
+                check.into_iter().for_each(|check| self.finish(&check));
+            }
+        }
+        self.clock.step(rdtsc(), Activity::Check);
+    }
+
+    fn finish(&mut self, check: &Check) {
+        let part = self.part;
+        part.check_pages.store(check.pages, Relaxed);
+        part.check_errors.store(check.errors, Relaxed);
+        part.check_ticks.store(self.clock.last_tsc() - check.start_tsc, Relaxed);
+        part.pages_checked.store(part.pages_checked.load(Relaxed) + check.pages, Relaxed);
+        part.checks.store(part.checks.load(Relaxed) + 1, Relaxed);
+        part.phase.store(Phase::Running as u64, Relaxed);
+        // Last: they say that the results above are of this check.
+        part.own_check_done.store(check.own_request, SeqCst);
+        part.check_done.store(check.host_request, SeqCst);
+    }
+}
+
+/// Counts an error, and names it while there is room.
+fn name(part: &VcpuPart, mismatch: &Mismatch) {
+    let errors = part.errors.load(Relaxed);
+    if let Some(record) = part.named_errors.get(errors as usize).filter(|_| errors < NAMED_ERRORS as u64) {
+        record.store(mismatch);
+    }
+    part.errors.store(errors + 1, Relaxed);
+}

@@ -1,0 +1,276 @@
+//! The guest's command line: `pulse key=value …`, built and validated by the host with the parser the guest uses.
+//!
+//! ```text
+//! pulse fill=random fill-bytes=512MiB working-set=64MiB dirty-rate=10000 pattern=random idle=spin seed=1 vcpus=2
+//! ```
+
+use core::fmt;
+
+use crate::layout::MAX_VCPUS;
+use crate::oracle::{Fill, Pattern};
+
+/// How fast the working set is rewritten, over all vCPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DirtyRate {
+    /// Pages per second; 0 leaves the guest idle.
+    PagesPerSecond(u64),
+    /// As fast as the vCPUs can.
+    Max,
+}
+
+/// What a vCPU does while nothing is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Idle {
+    /// Reads the TSC without pause: the honest measure of a gap.
+    #[default]
+    Spin,
+    /// HLT until the next tick of a 1 kHz timer.
+    Halt,
+}
+
+/// Everything a guest can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CommandLine {
+    /// Content of memory (`fill=random|zeros|text`).
+    pub fill: Fill,
+    /// How much of memory to fill (`fill-bytes=512MiB`); all of it by default. The rest stays zero.
+    pub fill_bytes: Option<u64>,
+    /// Memory that writers rewrite (`working-set=64MiB`); cut to what the guest has.
+    pub working_set_bytes: u64,
+    /// Writers' speed (`dirty-rate=10000|max`).
+    pub dirty_rate: DirtyRate,
+    /// Writers' order (`pattern=sequential|random|hot-cold`).
+    pub pattern: Pattern,
+    /// What is done in between (`idle=spin|halt`).
+    pub idle: Idle,
+    /// Seed of all content (`seed=1`).
+    pub seed: u64,
+    /// vCPUs, with APIC ids from 0 (`vcpus=1`).
+    pub vcpus: u64,
+    /// TSC frequency (`tsc-khz=`), for machines that do not tell it.
+    pub tsc_khz: Option<u64>,
+    /// Gaps from this on are kept one by one (`gap-threshold-us=50`).
+    pub gap_threshold_us: u64,
+    /// Seconds between checks the guest makes unasked (`check=`); 0 for none.
+    pub check_seconds: u64,
+}
+
+impl Default for CommandLine {
+    fn default() -> Self {
+        Self {
+            fill: Fill::Random,
+            fill_bytes: None,
+            working_set_bytes: 64 << 20,
+            dirty_rate: DirtyRate::PagesPerSecond(10_000),
+            pattern: Pattern::Random,
+            idle: Idle::Spin,
+            seed: 1,
+            vcpus: 1,
+            tsc_khz: None,
+            gap_threshold_us: 50,
+            check_seconds: 0,
+        }
+    }
+}
+
+/// Why a command line was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParseError<'a> {
+    /// A key the guest does not know.
+    UnknownKey(&'a str),
+    /// A value that is none of the key's.
+    BadValue {
+        /// The key.
+        key: &'a str,
+        /// The value.
+        value: &'a str,
+        /// What was expected.
+        expected: &'static str,
+    },
+}
+
+impl fmt::Display for ParseError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownKey(word) => write!(f, "unknown guest option `{word}`"),
+            Self::BadValue { key, value, expected } => write!(f, "`{key}={value}`: expected {expected}"),
+        }
+    }
+}
+
+impl core::error::Error for ParseError<'_> {}
+
+impl CommandLine {
+    /// Parses a command line; words not given keep their defaults. A first word without `=` is the guest's name.
+    ///
+    /// # Errors
+    /// On the first unknown key or bad value.
+    pub fn parse(text: &str) -> Result<Self, ParseError<'_>> {
+        Self::parse_words(text, false)
+    }
+
+    /// The same, but ignores unknown keys: QEMU and others append words for Linux (`virtio_mmio.device=…`).
+    ///
+    /// # Errors
+    /// On the first bad value of a known key.
+    pub fn parse_lenient(text: &str) -> Result<Self, ParseError<'_>> {
+        Self::parse_words(text, true)
+    }
+
+    fn parse_words(text: &str, lenient: bool) -> Result<Self, ParseError<'_>> {
+        let mut line = Self::default();
+        for (i, word) in text.split_ascii_whitespace().enumerate() {
+            let known = match word.split_once('=') {
+                Some((key, value)) => line
+                    .set(key, value)
+                    .map_err(|expected| ParseError::BadValue { key, value, expected })?,
+                None => i == 0,
+            };
+            if !known && !lenient {
+                return Err(ParseError::UnknownKey(word));
+            }
+        }
+        Ok(line)
+    }
+
+    /// Sets one option by name; says whether there is such a key.
+    ///
+    /// # Errors
+    /// What was expected instead of this value.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<bool, &'static str> {
+        match key {
+            "fill" => self.fill = value.parse().map_err(|()| "zeros, random or text")?,
+            "fill-bytes" => self.fill_bytes = Some(bytes(value)?),
+            "working-set" => self.working_set_bytes = bytes(value)?,
+            "dirty-rate" if value == "max" => self.dirty_rate = DirtyRate::Max,
+            "dirty-rate" => {
+                let rate = number(value, 0..=1_000_000_000).ok_or("pages per second, or max")?;
+                self.dirty_rate = DirtyRate::PagesPerSecond(rate);
+            }
+            "pattern" => self.pattern = value.parse().map_err(|()| "sequential, random or hot-cold")?,
+            "idle" => {
+                self.idle = match value {
+                    "spin" => Idle::Spin,
+                    "halt" => Idle::Halt,
+                    _ => return Err("spin or halt"),
+                }
+            }
+            "seed" => self.seed = number(value, 0..=u64::MAX).ok_or("a number")?,
+            "vcpus" => self.vcpus = number(value, 1..=MAX_VCPUS as u64).ok_or("1 to 16")?,
+            "tsc-khz" => {
+                self.tsc_khz = Some(number(value, 1..=100_000_000).ok_or("a frequency in kHz")?);
+            }
+            "gap-threshold-us" => {
+                self.gap_threshold_us = number(value, 2..=10_000_000).ok_or("microseconds, from 2")?;
+            }
+            "check" => self.check_seconds = number(value, 0..=86_400).ok_or("seconds")?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// The command line as text: what [`CommandLine::parse`] reads.
+impl fmt::Display for CommandLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pulse fill={}", self.fill)?;
+        if let Some(bytes) = self.fill_bytes {
+            write!(f, " fill-bytes={bytes}")?;
+        }
+        write!(f, " working-set={}", self.working_set_bytes)?;
+        match self.dirty_rate {
+            DirtyRate::PagesPerSecond(rate) => write!(f, " dirty-rate={rate}")?,
+            DirtyRate::Max => f.write_str(" dirty-rate=max")?,
+        }
+        let idle = match self.idle {
+            Idle::Spin => "spin",
+            Idle::Halt => "halt",
+        };
+        write!(f, " pattern={} idle={idle} seed={} vcpus={}", self.pattern, self.seed, self.vcpus)?;
+        if let Some(khz) = self.tsc_khz {
+            write!(f, " tsc-khz={khz}")?;
+        }
+        write!(f, " gap-threshold-us={}", self.gap_threshold_us)?;
+        match self.check_seconds {
+            0 => Ok(()),
+            seconds => write!(f, " check={seconds}"),
+        }
+    }
+}
+
+fn number(text: &str, range: core::ops::RangeInclusive<u64>) -> Option<u64> {
+    text.parse().ok().filter(|number| range.contains(number))
+}
+
+/// A size: bytes, or with a binary unit.
+fn bytes(text: &str) -> Result<u64, &'static str> {
+    const EXPECTED: &str = "a size as 4096, 64KiB, 512MiB or 4GiB";
+    let (digits, unit) = if let Some(digits) = text.strip_suffix("KiB") {
+        (digits, 1 << 10)
+    } else if let Some(digits) = text.strip_suffix("MiB") {
+        (digits, 1 << 20)
+    } else if let Some(digits) = text.strip_suffix("GiB") {
+        (digits, 1 << 30)
+    } else {
+        (text, 1u64)
+    };
+    let count: u64 = digits.parse().map_err(|_| EXPECTED)?;
+    count.checked_mul(unit).ok_or(EXPECTED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn what_is_printed_is_parsed_back() {
+        let line = CommandLine {
+            fill: Fill::Text,
+            fill_bytes: Some(12 << 20),
+            working_set_bytes: 8 << 20,
+            dirty_rate: DirtyRate::Max,
+            pattern: Pattern::HotCold,
+            idle: Idle::Halt,
+            seed: 7,
+            vcpus: 16,
+            tsc_khz: Some(2_400_000),
+            gap_threshold_us: 20,
+            check_seconds: 3,
+        };
+        assert_eq!(CommandLine::parse(&line.to_string()), Ok(line));
+        assert_eq!(CommandLine::parse(&CommandLine::default().to_string()), Ok(CommandLine::default()));
+    }
+
+    #[test]
+    fn sizes_have_binary_units() {
+        let line = CommandLine::parse("pulse working-set=64KiB fill-bytes=5GiB").unwrap();
+        assert_eq!((line.working_set_bytes, line.fill_bytes), (65_536, Some(5 << 30)));
+        assert!(CommandLine::parse("pulse working-set=64MB").is_err());
+        assert!(CommandLine::parse("pulse working-set=99999999999GiB").is_err());
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_the_host_and_ignored_by_the_guest() {
+        let text = "pulse virtio_mmio.device=512@0xfeb00e00:12 dirty-rate=5";
+        let unknown = ParseError::UnknownKey("virtio_mmio.device=512@0xfeb00e00:12");
+        assert_eq!(CommandLine::parse(text), Err(unknown));
+        let line = CommandLine::parse_lenient(text).unwrap();
+        assert_eq!(line.dirty_rate, DirtyRate::PagesPerSecond(5));
+    }
+
+    #[test]
+    fn bad_values_name_key_value_and_what_was_expected() {
+        for (text, message) in [
+            ("pulse vcpus=17", "`vcpus=17`: expected 1 to 16"),
+            ("pulse vcpus=0", "`vcpus=0`: expected 1 to 16"),
+            ("pulse fill=ones", "`fill=ones`: expected zeros, random or text"),
+            ("pulse idle=", "`idle=`: expected spin or halt"),
+            ("pulse dirty-rate=-1", "`dirty-rate=-1`: expected pages per second, or max"),
+            ("pulse nonsense", "unknown guest option `nonsense`"),
+        ] {
+            assert_eq!(CommandLine::parse(text).unwrap_err().to_string(), message);
+        }
+        assert!(CommandLine::parse_lenient("pulse vcpus=17").is_err());
+    }
+}
