@@ -224,6 +224,9 @@ long_mode:
                 mov %ax, %ds
                 mov %ax, %es
                 mov %ax, %ss
+                lea 1(%rbp), %esp               // the stack that the TSS names too: 512 bytes each
+                shl $9, %esp
+                add $ring0_stacks, %esp
                 mov %ebx, %r8d                  // start_info; CPUID clobbers EBX
                 lidt idt_pointer
                 mov %ebp, %eax

@@ -46,19 +46,25 @@ fn from_cpuid() -> Option<u64> {
     Some(u64::from(crystal.ecx) * u64::from(crystal.ebx) / u64::from(crystal.eax) / 1_000)
 }
 
-/// Counts the TSC over 20 ms of the timer chip's channel 2, gated by port 0x61.
+/// Counts the TSC against the timer chip's channel 0 for 20 ms. Without a timer chip, 1 GHz is as wrong as any.
 fn from_timer() -> u64 {
     const HERTZ: u64 = 1_193_182;
-    const COUNT: u64 = HERTZ / 50;
-    let gate = inb(0x61) & !0x03;
-    outb(0x61, gate);
-    outb(0x43, 0xb0); // channel 2, both bytes, mode 0: output rises at the end of the count
-    outb(0x42, COUNT as u8);
-    outb(0x42, (COUNT >> 8) as u8);
-    outb(0x61, gate | 1);
-    let start = rdtsc();
-    // Without a timer chip the port reads as ones, and this ends at once with a nonsense frequency; hence the floor.
-    while inb(0x61) & 0x20 == 0 {}
-    let ticks = rdtsc() - start;
-    (ticks * HERTZ / COUNT / 1_000).max(100_000)
+    const COUNT: u16 = (HERTZ / 50) as u16;
+    const PATIENCE: u32 = 200_000;
+    let counter = || {
+        outb(0x43, 0x00); // latch channel 0
+        u16::from(inb(0x40)) | u16::from(inb(0x40)) << 8
+    };
+    outb(0x43, 0x30); // channel 0, both bytes, mode 0: counts down once
+    outb(0x40, 0xff);
+    outb(0x40, 0xff);
+    let (first, start) = (counter(), rdtsc());
+    for _ in 0..PATIENCE {
+        let counted = first.wrapping_sub(counter());
+        let ticks = rdtsc() - start;
+        if counted >= COUNT {
+            return ticks * HERTZ / u64::from(counted) / 1_000;
+        }
+    }
+    1_000_000
 }

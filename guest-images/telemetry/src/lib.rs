@@ -33,3 +33,5 @@ pub use layout::{
 pub use oracle::{Fill, PAGE_SIZE, Pattern, Stamp, verify_page};
 #[cfg(feature = "std")]
 pub use snapshot::Snapshot;
+#[cfg(feature = "std")]
+pub use snapshot::SnapshotError;
