@@ -34,7 +34,9 @@ fn read(register: usize) -> u32 {
 
 fn write(register: usize, value: u32) {
     // SAFETY: as in `read`; no register written here makes the APIC touch memory.
-    unsafe { core::ptr::with_exposed_provenance_mut::<u32>(LOCAL_APIC + register).write_volatile(value) };
+    unsafe {
+        core::ptr::with_exposed_provenance_mut::<u32>(LOCAL_APIC + register).write_volatile(value);
+    };
 }
 
 /// Turns this vCPU's local APIC on; vCPU 0 also takes the serial port's interrupt, through the old controllers.
@@ -45,8 +47,16 @@ pub fn init(vcpu: usize) {
     }
     // Initialise both 8259s with vectors from 0x20 and 0x28 and let IRQ 4 alone through; LINT0 passes it on as ExtINT.
     for (port, value) in [
-        (0x20, 0x11), (0xa0, 0x11), (0x21, 0x20), (0xa1, 0x28), (0x21, 0x04), (0xa1, 0x02), (0x21, 0x01), (0xa1, 0x01),
-        (0xa1, 0xff), (0x21, 0xef),
+        (0x20, 0x11),
+        (0xa0, 0x11),
+        (0x21, 0x20),
+        (0xa1, 0x28),
+        (0x21, 0x04),
+        (0xa1, 0x02),
+        (0x21, 0x01),
+        (0xa1, 0x01),
+        (0xa1, 0xff),
+        (0x21, 0xef),
     ] {
         outb(port, value);
     }
@@ -69,7 +79,10 @@ pub fn start_timer(tsc_khz: u64) {
     let elapsed = rdtsc() - start;
     let period = counted * tsc_khz / elapsed.max(1) * 1_000 / TICKS_PER_SECOND;
     write(TIMER, PERIODIC | VECTOR);
-    write(TIMER_INITIAL, u32::try_from(period.max(1_000)).unwrap_or(u32::MAX));
+    write(
+        TIMER_INITIAL,
+        u32::try_from(period.max(1_000)).unwrap_or(u32::MAX),
+    );
 }
 
 /// Starts vCPU `vcpu`, whose APIC id is its number, and waits until it runs. False if it does not within a second.

@@ -12,14 +12,18 @@ pub fn rdtsc() -> u64 {
 /// Writes a byte to an I/O port. Only vCPU 0 may: its TSS has the I/O bitmap.
 pub fn outb(port: u16, value: u8) {
     // SAFETY: port I/O does not touch memory (no device here does DMA).
-    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags));
+    };
 }
 
 /// Reads a byte from an I/O port. Only vCPU 0 may.
 pub fn inb(port: u16) -> u8 {
     let value;
     // SAFETY: as for `outb`.
-    unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags));
+    };
     value
 }
 

@@ -51,7 +51,12 @@ impl Guest {
         let slice = self.slice(self.working_set, vcpu);
         // SAFETY: slices of different vCPUs do not overlap, the table has a word for each index of the working set, and
         // the caller promises to ask once.
-        unsafe { core::slice::from_raw_parts_mut(self.table.add(slice.start as usize), slice.len() as usize) }
+        unsafe {
+            core::slice::from_raw_parts_mut(
+                self.table.add(slice.start as usize),
+                slice.len() as usize,
+            )
+        }
     }
 }
 

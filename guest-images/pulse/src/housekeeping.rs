@@ -3,9 +3,9 @@
 use core::fmt::Write;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
+use telemetry::Phase;
 use telemetry::layout::{ErrorRecord, Header, VcpuPart};
 use telemetry::oracle::Mismatch;
-use telemetry::Phase;
 
 use crate::console::{Command, Console};
 use crate::failure;
@@ -25,13 +25,23 @@ pub struct Housekeeping {
 impl Housekeeping {
     /// Chores at boot.
     pub const fn new() -> Self {
-        Self { console: Console::new(), reported: 0, asked: false, errors: 0, next_own_check: 0 }
+        Self {
+            console: Console::new(),
+            reported: 0,
+            asked: false,
+            errors: 0,
+            next_own_check: 0,
+        }
     }
 
     /// The line that says that the guest is ready.
     pub fn announce(&mut self, guest: &Guest, header: &Header) {
         let ticks = header.ready_tsc.load(Relaxed) - header.boot_tsc.load(Relaxed);
-        let _ = write!(self.console, "pulse: ready after {} ms\r\n", ticks / guest.tsc_khz);
+        let _ = write!(
+            self.console,
+            "pulse: ready after {} ms\r\n",
+            ticks / guest.tsc_khz
+        );
     }
 
     /// One byte of output, if there is any.
@@ -59,17 +69,27 @@ impl Housekeeping {
             Some(Command::Status) => self.status(guest, now, header, parts),
             Some(Command::Check) => {
                 self.asked = true;
-                header.own_checks.store(header.own_checks.load(Relaxed) + 1, SeqCst);
+                header
+                    .own_checks
+                    .store(header.own_checks.load(Relaxed) + 1, SeqCst);
             }
         }
         if guest.line.check_seconds > 0 && now >= self.next_own_check {
             if self.next_own_check != 0 {
-                header.own_checks.store(header.own_checks.load(Relaxed) + 1, SeqCst);
+                header
+                    .own_checks
+                    .store(header.own_checks.load(Relaxed) + 1, SeqCst);
             }
             self.next_own_check = now + guest.line.check_seconds * guest.tsc_khz * 1_000;
         }
-        let checking = parts.iter().any(|part| part.phase.load(Relaxed) == Phase::Checking as u64);
-        let phase = if checking { Phase::Checking } else { Phase::Running };
+        let checking = parts
+            .iter()
+            .any(|part| part.phase.load(Relaxed) == Phase::Checking as u64);
+        let phase = if checking {
+            Phase::Checking
+        } else {
+            Phase::Running
+        };
         if header.phase.load(Relaxed) != phase as u64 {
             header.phase.store(phase as u64, SeqCst);
         }
@@ -79,13 +99,19 @@ impl Housekeeping {
     /// Prints the result of a check a user asked for, and any check's that found something.
     fn report(&mut self, guest: &Guest, header: &Header, parts: &[VcpuPart]) {
         let requested = header.own_checks.load(Relaxed);
-        let finished = parts.iter().all(|part| part.own_check_done.load(SeqCst) == requested);
+        let finished = parts
+            .iter()
+            .all(|part| part.own_check_done.load(SeqCst) == requested);
         let errors = sum(parts, |part| part.errors.load(Relaxed));
         if !finished || (requested == self.reported && errors == self.errors) {
             return;
         }
         if core::mem::take(&mut self.asked) || errors != self.errors {
-            let ticks = parts.iter().map(|part| part.check_ticks.load(Relaxed)).max().unwrap_or(0);
+            let ticks = parts
+                .iter()
+                .map(|part| part.check_ticks.load(Relaxed))
+                .max()
+                .unwrap_or(0);
             let _ = write!(
                 self.console,
                 "check: {} pages, {} errors, {} ms\r\n",
@@ -95,7 +121,11 @@ impl Housekeeping {
             );
         }
         if errors != self.errors {
-            for mismatch in parts.iter().flat_map(|part| &part.named_errors).filter_map(mismatch) {
+            for mismatch in parts
+                .iter()
+                .flat_map(|part| &part.named_errors)
+                .filter_map(mismatch)
+            {
                 let _ = write!(self.console, "  {mismatch}\r\n");
             }
         }
@@ -105,7 +135,10 @@ impl Housekeeping {
 
     fn status(&mut self, guest: &Guest, now: u64, header: &Header, parts: &[VcpuPart]) {
         let up = now.saturating_sub(header.ready_tsc.load(Relaxed)) / guest.tsc_khz;
-        let gaps = parts.iter().flat_map(|part| &part.longest_gaps).filter_map(telemetry::gaps::GapRecord::load);
+        let gaps = parts
+            .iter()
+            .flat_map(|part| &part.longest_gaps)
+            .filter_map(telemetry::gaps::GapRecord::load);
         let longest = gaps.map(|gap| gap.ticks).max().unwrap_or(0);
         let _ = write!(
             self.console,

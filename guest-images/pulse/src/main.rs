@@ -9,6 +9,7 @@
 mod apic;
 mod boot;
 mod builtins;
+mod check;
 mod console;
 mod cpu;
 mod failure;

@@ -44,11 +44,22 @@ impl Registers {
     pub fn new(part: &VcpuPart) -> Self {
         let width = width();
         part.register_bytes.store(width as u64, Relaxed);
-        Self { loaded: File([0; WORDS]), stored: File([0; WORDS]), width }
+        Self {
+            loaded: File([0; WORDS]),
+            stored: File([0; WORDS]),
+            width,
+        }
     }
 
     /// Spins until `deadline`, or until a step took `floor` ticks or more; then compares the registers.
-    pub fn spin(&mut self, part: &VcpuPart, vcpu: usize, previous: u64, deadline: u64, floor: u64) -> Spun {
+    pub fn spin(
+        &mut self,
+        part: &VcpuPart,
+        vcpu: usize,
+        previous: u64,
+        deadline: u64,
+        floor: u64,
+    ) -> Spun {
         let words = match self.width {
             Width::Xmm => 32,
             Width::Ymm => 64,
@@ -68,7 +79,8 @@ impl Registers {
         };
         part.register_checks.store(checks, Relaxed);
         if self.loaded.0[..words] != self.stored.0[..words] {
-            part.register_errors.store(part.register_errors.load(Relaxed) + 1, Relaxed);
+            part.register_errors
+                .store(part.register_errors.load(Relaxed) + 1, Relaxed);
         }
         spun
     }

@@ -14,7 +14,9 @@ static kvmclock: KvmClock = KvmClock([const { AtomicU64::new(0) }; 8]);
 
 /// The TSC's frequency in kHz.
 pub fn khz(told: Option<u64>) -> u64 {
-    told.or_else(from_kvmclock).or_else(from_cpuid).unwrap_or_else(from_timer)
+    told.or_else(from_kvmclock)
+        .or_else(from_cpuid)
+        .unwrap_or_else(from_timer)
 }
 
 /// kvmclock says how to make nanoseconds of ticks: `(ticks << shift) * mul / 2^32`.
@@ -25,7 +27,11 @@ fn from_kvmclock() -> Option<u64> {
         return None;
     }
     let khz = (1_000_000u64 << 32) / mul;
-    Some(if shift < 0 { khz << -shift } else { khz >> shift })
+    Some(if shift < 0 {
+        khz << -shift
+    } else {
+        khz >> shift
+    })
 }
 
 fn from_cpuid() -> Option<u64> {

@@ -6,10 +6,11 @@
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use telemetry::gaps::{Activity, StepClock};
-use telemetry::layout::{NAMED_ERRORS, VcpuPart};
-use telemetry::oracle::{CheckStep, Checker, Content, Mismatch, Writer};
+use telemetry::layout::VcpuPart;
+use telemetry::oracle::{Checker, Content, Writer};
 use telemetry::{Idle, Phase};
 
+use crate::check::Check;
 use crate::cpu::{self, rdtsc};
 use crate::guest::{self, Guest};
 use crate::housekeeping::Housekeeping;
@@ -31,17 +32,6 @@ struct Worker {
     housekeeping: Option<Housekeeping>,
 }
 
-/// A check under way.
-struct Check {
-    checker: Checker,
-    image: Option<image::Checker>,
-    host_request: u64,
-    own_request: u64,
-    pages: u64,
-    errors: u64,
-    start_tsc: u64,
-}
-
 /// Runs vCPU `vcpu` for ever. Called once for each.
 pub fn run(vcpu: usize) -> ! {
     let part = &guest::telemetry().vcpus[vcpu];
@@ -53,7 +43,11 @@ pub fn run(vcpu: usize) -> ! {
         while guest::telemetry().header.phase.load(SeqCst) < Phase::Filling as u64 {}
     }
     let guest = guest::get();
-    let content = Content { seed: guest.line.seed, fill: guest.line.fill, filled_pages: guest.filled_pages };
+    let content = Content {
+        seed: guest.line.seed,
+        fill: guest.line.fill,
+        filled_pages: guest.filled_pages,
+    };
     let slice = guest.slice(guest.working_set, vcpu);
     // SAFETY: `run` is called once for each vCPU.
     let table = unsafe { guest.table(vcpu) };
@@ -62,7 +56,14 @@ pub fn run(vcpu: usize) -> ! {
         guest,
         part,
         clock: StepClock::new(part, rdtsc(), guest.tsc_khz, guest.line.gap_threshold_us),
-        writer: Writer::new(guest.owned, table, slice, vcpu as u64, content, guest.line.pattern),
+        writer: Writer::new(
+            guest.owned,
+            table,
+            slice,
+            vcpu as u64,
+            content,
+            guest.line.pattern,
+        ),
         registers: Registers::new(part),
         check: None,
         next_poll: 0,
@@ -99,7 +100,10 @@ impl Worker {
         let header = &telemetry.header;
         if let Some(housekeeping) = &mut self.housekeeping {
             let all = &telemetry.vcpus[..self.guest.line.vcpus as usize];
-            while all.iter().any(|part| part.phase.load(SeqCst) != Phase::Running as u64) {
+            while all
+                .iter()
+                .any(|part| part.phase.load(SeqCst) != Phase::Running as u64)
+            {
                 crate::failure::report_others();
                 self.clock.step(rdtsc(), Activity::Fill);
             }
@@ -129,7 +133,9 @@ impl Worker {
             if due {
                 schedule.done(now);
                 self.writer.write_next();
-                self.part.pages_written.store(self.writer.sequence(), Relaxed);
+                self.part
+                    .pages_written
+                    .store(self.writer.sequence(), Relaxed);
                 self.clock.step(rdtsc(), Activity::Write);
             }
             // A check goes on between writes, however fast they come.
@@ -153,12 +159,16 @@ impl Worker {
     fn idle(&mut self, deadline: u64) {
         if self.guest.line.idle == Idle::Halt {
             cpu::halt();
-            self.part.halts.store(self.part.halts.load(Relaxed) + 1, Relaxed);
+            self.part
+                .halts
+                .store(self.part.halts.load(Relaxed) + 1, Relaxed);
             self.clock.step(rdtsc(), Activity::Halt);
         } else {
             let previous = self.clock.last_tsc();
             let floor = self.clock.floor_ticks();
-            let spun = self.registers.spin(self.part, self.vcpu, previous, deadline, floor);
+            let spun = self
+                .registers
+                .spin(self.part, self.vcpu, previous, deadline, floor);
             self.clock.measure(spun.previous, spun.now, Activity::Spin);
         }
     }
@@ -173,18 +183,15 @@ impl Worker {
         }
         let host_request = telemetry.requests.check.load(Relaxed);
         let own_request = telemetry.header.own_checks.load(Relaxed);
-        let done = (self.part.check_done.load(Relaxed), self.part.own_check_done.load(Relaxed));
+        let done = (
+            self.part.check_done.load(Relaxed),
+            self.part.own_check_done.load(Relaxed),
+        );
         if self.check.is_none() && (host_request, own_request) != done {
             let share = self.guest.slice(self.guest.rest(), self.vcpu);
-            self.check = Some(Check {
-                checker: Checker::new(&self.writer, share),
-                image: (self.vcpu == 0).then(image::Checker::new),
-                host_request,
-                own_request,
-                pages: 0,
-                errors: 0,
-                start_tsc: now,
-            });
+            let checker = Checker::new(&self.writer, share);
+            let image = (self.vcpu == 0).then(image::Checker::new);
+            self.check = Some(Check::new(checker, image, (host_request, own_request), now));
             self.part.phase.store(Phase::Checking as u64, Relaxed);
         }
         if let Some(housekeeping) = &mut self.housekeeping {
@@ -193,53 +200,14 @@ impl Worker {
         }
     }
 
+    /// One step of the check.
     fn check_one(&mut self) {
         let Some(check) = &mut self.check else { return };
-        let step = match check.checker.step(&mut self.writer) {
-            CheckStep::Done => match check.image.take().map(image::Checker::step) {
-                Some(image::Step::Going(checker)) => {
-                    check.image = Some(checker);
-                    CheckStep::Right
-                }
-                Some(image::Step::Wrong(mismatch)) => CheckStep::Wrong(mismatch),
-                Some(image::Step::Right) | None => CheckStep::Done,
-            },
-            step => step,
-        };
-        match step {
-            CheckStep::Right => check.pages += 1,
-            CheckStep::Wrong(mismatch) => {
-                check.pages += 1;
-                check.errors += 1;
-                name(self.part, &mismatch);
-            }
-            CheckStep::Done => {
-                let check = self.check.take();
-                check.into_iter().for_each(|check| self.finish(&check));
-            }
-        }
+        let finished = check.step(&mut self.writer, self.part);
         self.clock.step(rdtsc(), Activity::Check);
+        if finished {
+            check.publish(self.part, self.clock.last_tsc());
+            self.check = None;
+        }
     }
-
-    fn finish(&mut self, check: &Check) {
-        let part = self.part;
-        part.check_pages.store(check.pages, Relaxed);
-        part.check_errors.store(check.errors, Relaxed);
-        part.check_ticks.store(self.clock.last_tsc() - check.start_tsc, Relaxed);
-        part.pages_checked.store(part.pages_checked.load(Relaxed) + check.pages, Relaxed);
-        part.checks.store(part.checks.load(Relaxed) + 1, Relaxed);
-        part.phase.store(Phase::Running as u64, Relaxed);
-        // Last: they say that the results above are of this check.
-        part.own_check_done.store(check.own_request, SeqCst);
-        part.check_done.store(check.host_request, SeqCst);
-    }
-}
-
-/// Counts an error, and names it while there is room.
-fn name(part: &VcpuPart, mismatch: &Mismatch) {
-    let errors = part.errors.load(Relaxed);
-    if let Some(record) = part.named_errors.get(errors as usize).filter(|_| errors < NAMED_ERRORS as u64) {
-        record.store(mismatch);
-    }
-    part.errors.store(errors + 1, Relaxed);
 }

@@ -146,7 +146,9 @@ impl<'a> StepClock<'a> {
     #[inline]
     pub fn step(&mut self, now: u64, activity: Activity) {
         let heartbeat = self.part.heartbeat.load(Relaxed);
-        self.part.heartbeat.store(heartbeat.wrapping_add(1), Relaxed);
+        self.part
+            .heartbeat
+            .store(heartbeat.wrapping_add(1), Relaxed);
         self.part.step_tsc.store(now, Relaxed);
         self.measure(self.last_tsc, now, activity);
     }
@@ -188,7 +190,11 @@ impl<'a> StepClock<'a> {
             self.part.recent_gaps[slot].store(gap);
             add(&self.part.gaps, 1);
         }
-        let shortest = self.part.longest_gaps.iter().min_by_key(|record| record.ticks.load(Relaxed));
+        let shortest = self
+            .part
+            .longest_gaps
+            .iter()
+            .min_by_key(|record| record.ticks.load(Relaxed));
         if let Some(record) = shortest
             && record.ticks.load(Relaxed) < gap.ticks
         {

@@ -1,7 +1,8 @@
 //! A check of one vCPU's share of memory, a page at a time, so that writers write on in between.
 
 use super::memory::PageRange;
-use super::verify::{Mismatch, verify_page};
+use super::mismatch::Mismatch;
+use super::verify::verify_page;
 use super::writer::{Content, Writer};
 
 /// What one step of a check found.
@@ -11,6 +12,8 @@ pub enum CheckStep {
     Right,
     /// One page, or the writer's table, was wrong.
     Wrong(Mismatch),
+    /// Something other than a page was right, so far.
+    Audited,
     /// Nothing is left to check.
     Done,
 }
@@ -53,7 +56,7 @@ impl Checker {
                     }
                     return match audit {
                         Some(Err(mismatch)) => CheckStep::Wrong(mismatch),
-                        Some(Ok(())) | None => CheckStep::Right,
+                        Some(Ok(())) | None => CheckStep::Audited,
                     };
                 }
                 Next::Nothing => return CheckStep::Done,

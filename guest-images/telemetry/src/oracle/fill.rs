@@ -20,14 +20,70 @@ pub enum Fill {
 
 /// Eight letters each, padded by blanks: the more common words of technical English.
 const DICTIONARY: [&[u8; 8]; 64] = [
-    b"the     ", b"of      ", b"and     ", b"to      ", b"in      ", b"is      ", b"that    ", b"for     ",
-    b"it      ", b"as      ", b"with    ", b"on      ", b"by      ", b"this    ", b"are     ", b"page    ",
-    b"memory  ", b"guest   ", b"host    ", b"source  ", b"dirty   ", b"write   ", b"read    ", b"state   ",
-    b"time    ", b"from    ", b"which   ", b"each    ", b"when    ", b"while   ", b"after   ", b"before  ",
-    b"network ", b"machine ", b"virtual ", b"running ", b"address ", b"process ", b"kernel  ", b"device  ",
-    b"transfer", b"migrate ", b"downtime", b"round,  ", b"strategy", b"pages.  ", b"copied  ", b"stopped ",
-    b"value = ", b"return  ", b"error:  ", b"must not", b"between ", b"through ", b"without ", b"another ",
-    b"number  ", b"longest ", b"already ", b"because ", b"however,", b"request ", b"always  ", b"0x0000: ",
+    b"the     ",
+    b"of      ",
+    b"and     ",
+    b"to      ",
+    b"in      ",
+    b"is      ",
+    b"that    ",
+    b"for     ",
+    b"it      ",
+    b"as      ",
+    b"with    ",
+    b"on      ",
+    b"by      ",
+    b"this    ",
+    b"are     ",
+    b"page    ",
+    b"memory  ",
+    b"guest   ",
+    b"host    ",
+    b"source  ",
+    b"dirty   ",
+    b"write   ",
+    b"read    ",
+    b"state   ",
+    b"time    ",
+    b"from    ",
+    b"which   ",
+    b"each    ",
+    b"when    ",
+    b"while   ",
+    b"after   ",
+    b"before  ",
+    b"network ",
+    b"machine ",
+    b"virtual ",
+    b"running ",
+    b"address ",
+    b"process ",
+    b"kernel  ",
+    b"device  ",
+    b"transfer",
+    b"migrate ",
+    b"downtime",
+    b"round,  ",
+    b"strategy",
+    b"pages.  ",
+    b"copied  ",
+    b"stopped ",
+    b"value = ",
+    b"return  ",
+    b"error:  ",
+    b"must not",
+    b"between ",
+    b"through ",
+    b"without ",
+    b"another ",
+    b"number  ",
+    b"longest ",
+    b"already ",
+    b"because ",
+    b"however,",
+    b"request ",
+    b"always  ",
+    b"0x0000: ",
 ];
 
 /// The dictionary as words, so that the generator's loop loads one word and no more.
@@ -59,16 +115,17 @@ impl Fill {
         mix(hash.wrapping_add(i.wrapping_mul(STEP)))
     }
 
-    /// Word `i` of a text-like body: half words of the dictionary, half names and figures nobody has seen before.
+    /// Word `i` of a text-like body: three words of a known phrase in four, and a name or figure nobody has seen.
     #[inline(always)]
     pub(super) const fn text_word(hash: u64, i: u64) -> u64 {
-        let random = Self::random_word(hash, i);
-        // Letters `a` to `p`: four random bits each.
-        let letters = ((random >> 4) & 0x0f0f_0f0f_0f0f_0f0f) + 0x6161_6161_6161_6161;
-        let known = DICTIONARY_WORDS[(random >> 58) as usize];
+        let random = Self::random_word(hash, i >> 2);
+        // Blank to underscore: capitals, digits and signs, six random bits each.
+        let unknown = (random & 0x3f3f_3f3f_3f3f_3f3f) + 0x2020_2020_2020_2020;
+        let known = DICTIONARY_WORDS[(((random >> 56) + i) & 63) as usize];
         // Without a branch: the choice is random, and a mispredicted branch would cost more than both.
-        let choose = 0u64.wrapping_sub((random >> 56) & 1);
-        (known & choose) | (letters & !choose)
+        let choose = (((random >> 62) ^ i) & 3 == 0) as u64;
+        let mask = 0u64.wrapping_sub(choose);
+        (unknown & mask) | (known & !mask)
     }
 }
 

@@ -104,7 +104,9 @@ impl Memory {
     pub(super) fn page(&self, index: u64) -> (u64, &Page) {
         let number = self.number(index);
         // SAFETY: `number` is in a pushed range, so mapped and no one else's (contract of `new`).
-        (number, unsafe { &*self.base.wrapping_add(number as usize * PAGE_SIZE).cast() })
+        (number, unsafe {
+            &*self.base.wrapping_add(number as usize * PAGE_SIZE).cast()
+        })
     }
 
     /// The same, to be written.
@@ -112,6 +114,8 @@ impl Memory {
     pub(super) fn page_mut(&mut self, index: u64) -> (u64, &mut Page) {
         let number = self.number(index);
         // SAFETY: as in `page`; other threads' copies of this memory touch other indices (contract of `new`).
-        (number, unsafe { &mut *self.base.wrapping_add(number as usize * PAGE_SIZE).cast() })
+        (number, unsafe {
+            &mut *self.base.wrapping_add(number as usize * PAGE_SIZE).cast()
+        })
     }
 }

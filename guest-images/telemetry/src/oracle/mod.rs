@@ -9,6 +9,7 @@
 mod checker;
 mod fill;
 mod memory;
+mod mismatch;
 mod stamp;
 mod verify;
 mod writer;
@@ -16,8 +17,9 @@ mod writer;
 pub use checker::{CheckStep, Checker};
 pub use fill::Fill;
 pub use memory::{Memory, PageRange};
+pub use mismatch::{Mismatch, MismatchKind};
 pub use stamp::{FILL_WRITER, PAGE_SIZE, Page, Stamp, stamp_page};
-pub use verify::{Mismatch, MismatchKind, is_zero, verify_page};
+pub use verify::{is_zero, verify_page};
 pub use writer::{Content, Pattern, Writer};
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use core::fmt;
 
 use super::fill::Fill;
 use super::memory::{Memory, PageRange};
+use super::mismatch::{Mismatch, MismatchKind};
 use super::stamp::{PAGE_SIZE, Stamp, stamp_page};
-use super::verify::{Mismatch, MismatchKind};
 use crate::words::{STEP, mix};
 
 /// In which order a writer visits its pages.
@@ -89,7 +89,10 @@ impl<'a> Writer<'a> {
         content: Content,
         pattern: Pattern,
     ) -> Self {
-        assert!(table.len() as u64 == slice.len(), "a table entry for each page");
+        assert!(
+            table.len() as u64 == slice.len(),
+            "a table entry for each page"
+        );
         Self {
             memory,
             table,
@@ -174,7 +177,9 @@ impl<'a> Writer<'a> {
         const ENTRIES: usize = 2048;
         let from = self.audit.entries;
         let to = (from + ENTRIES).min(self.table.len());
-        let sum = self.table[from..to].iter().fold(self.audit.sum, |sum, entry| sum.wrapping_add(*entry));
+        let sum = self.table[from..to]
+            .iter()
+            .fold(self.audit.sum, |sum, entry| sum.wrapping_add(*entry));
         self.audit = Audit { entries: to, sum };
         if to < self.table.len() {
             return None;
@@ -214,14 +219,15 @@ impl<'a> Writer<'a> {
     #[inline]
     fn next_entry(&self) -> u64 {
         let pages = self.slice.len();
-        let random = mix(mix(self.sequence.wrapping_mul(STEP) ^ self.content.seed).wrapping_add(self.id));
+        let random =
+            mix(mix(self.sequence.wrapping_mul(STEP) ^ self.content.seed).wrapping_add(self.id));
         match self.pattern {
             Pattern::Sequential => (self.sequence - 1) % pages,
             Pattern::Random => scale(random, pages),
             Pattern::HotCold => {
                 let hot = (pages / 10).max(1);
                 // The low digits choose the temperature, the high ones (see `scale`) the page.
-                if random % 10 == 0 && pages > hot {
+                if random.is_multiple_of(10) && pages > hot {
                     hot + scale(random, pages - hot)
                 } else {
                     scale(random, hot)

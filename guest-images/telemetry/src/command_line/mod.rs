@@ -93,7 +93,11 @@ impl fmt::Display for ParseError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownKey(word) => write!(f, "unknown guest option `{word}`"),
-            Self::BadValue { key, value, expected } => write!(f, "`{key}={value}`: expected {expected}"),
+            Self::BadValue {
+                key,
+                value,
+                expected,
+            } => write!(f, "`{key}={value}`: expected {expected}"),
         }
     }
 }
@@ -121,9 +125,14 @@ impl CommandLine {
         let mut line = Self::default();
         for (i, word) in text.split_ascii_whitespace().enumerate() {
             let known = match word.split_once('=') {
-                Some((key, value)) => line
-                    .set(key, value)
-                    .map_err(|expected| ParseError::BadValue { key, value, expected })?,
+                Some((key, value)) => {
+                    line.set(key, value)
+                        .map_err(|expected| ParseError::BadValue {
+                            key,
+                            value,
+                            expected,
+                        })?
+                }
                 None => i == 0,
             };
             if !known && !lenient {
@@ -147,7 +156,11 @@ impl CommandLine {
                 let rate = number(value, 0..=1_000_000_000).ok_or("pages per second, or max")?;
                 self.dirty_rate = DirtyRate::PagesPerSecond(rate);
             }
-            "pattern" => self.pattern = value.parse().map_err(|()| "sequential, random or hot-cold")?,
+            "pattern" => {
+                self.pattern = value
+                    .parse()
+                    .map_err(|()| "sequential, random or hot-cold")?;
+            }
             "idle" => {
                 self.idle = match value {
                     "spin" => Idle::Spin,
@@ -161,7 +174,8 @@ impl CommandLine {
                 self.tsc_khz = Some(number(value, 1..=100_000_000).ok_or("a frequency in kHz")?);
             }
             "gap-threshold-us" => {
-                self.gap_threshold_us = number(value, 2..=10_000_000).ok_or("microseconds, from 2")?;
+                self.gap_threshold_us =
+                    number(value, 2..=10_000_000).ok_or("microseconds, from 2")?;
             }
             "check" => self.check_seconds = number(value, 0..=86_400).ok_or("seconds")?,
             _ => return Ok(false),
@@ -186,7 +200,11 @@ impl fmt::Display for CommandLine {
             Idle::Spin => "spin",
             Idle::Halt => "halt",
         };
-        write!(f, " pattern={} idle={idle} seed={} vcpus={}", self.pattern, self.seed, self.vcpus)?;
+        write!(
+            f,
+            " pattern={} idle={idle} seed={} vcpus={}",
+            self.pattern, self.seed, self.vcpus
+        )?;
         if let Some(khz) = self.tsc_khz {
             write!(f, " tsc-khz={khz}")?;
         }
@@ -219,58 +237,4 @@ fn bytes(text: &str) -> Result<u64, &'static str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::string::ToString;
-
-    #[test]
-    fn what_is_printed_is_parsed_back() {
-        let line = CommandLine {
-            fill: Fill::Text,
-            fill_bytes: Some(12 << 20),
-            working_set_bytes: 8 << 20,
-            dirty_rate: DirtyRate::Max,
-            pattern: Pattern::HotCold,
-            idle: Idle::Halt,
-            seed: 7,
-            vcpus: 16,
-            tsc_khz: Some(2_400_000),
-            gap_threshold_us: 20,
-            check_seconds: 3,
-        };
-        assert_eq!(CommandLine::parse(&line.to_string()), Ok(line));
-        assert_eq!(CommandLine::parse(&CommandLine::default().to_string()), Ok(CommandLine::default()));
-    }
-
-    #[test]
-    fn sizes_have_binary_units() {
-        let line = CommandLine::parse("pulse working-set=64KiB fill-bytes=5GiB").unwrap();
-        assert_eq!((line.working_set_bytes, line.fill_bytes), (65_536, Some(5 << 30)));
-        assert!(CommandLine::parse("pulse working-set=64MB").is_err());
-        assert!(CommandLine::parse("pulse working-set=99999999999GiB").is_err());
-    }
-
-    #[test]
-    fn unknown_keys_are_refused_by_the_host_and_ignored_by_the_guest() {
-        let text = "pulse virtio_mmio.device=512@0xfeb00e00:12 dirty-rate=5";
-        let unknown = ParseError::UnknownKey("virtio_mmio.device=512@0xfeb00e00:12");
-        assert_eq!(CommandLine::parse(text), Err(unknown));
-        let line = CommandLine::parse_lenient(text).unwrap();
-        assert_eq!(line.dirty_rate, DirtyRate::PagesPerSecond(5));
-    }
-
-    #[test]
-    fn bad_values_name_key_value_and_what_was_expected() {
-        for (text, message) in [
-            ("pulse vcpus=17", "`vcpus=17`: expected 1 to 16"),
-            ("pulse vcpus=0", "`vcpus=0`: expected 1 to 16"),
-            ("pulse fill=ones", "`fill=ones`: expected zeros, random or text"),
-            ("pulse idle=", "`idle=`: expected spin or halt"),
-            ("pulse dirty-rate=-1", "`dirty-rate=-1`: expected pages per second, or max"),
-            ("pulse nonsense", "unknown guest option `nonsense`"),
-        ] {
-            assert_eq!(CommandLine::parse(text).unwrap_err().to_string(), message);
-        }
-        assert!(CommandLine::parse_lenient("pulse vcpus=17").is_err());
-    }
-}
+mod tests;
