@@ -1,1 +1,55 @@
-//! Placeholder.
+//! A small KVM machine.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`Vm`] (`vm/`) | build, start, pause, resume, save, restore |
+//! | `vcpu/` | a thread per vCPU, its exits, the kick, its state and *why in that order* |
+//! | [`GuestMemory`] (`memory/`) | one mapping, dense pages; dirty log = KVM's bitmap OR the VMM's own writes |
+//! | [`MissingPages`] (`missing/`) | pages that come later, by userfaultfd |
+//! | [`CpuModel`] (`cpu/`) | the CPU a guest is given, and whether another host can go on being it |
+//! | `devices/` | the bus, the serial port with its [`Console`], the exit port |
+//! | `boot/` | an ELF kernel by the PVH protocol |
+//! | `state/` | saved state: named, versioned, length-checked, checksummed sections |
+//! | [`probe`] (`host`) | what this host can do |
+//!
+//! Architecture invariant: this crate has never heard of migration. It names no strategy, no socket and no wire format;
+//! a saved state is bytes, memory is memory, and who moves either is not its business.
+//!
+//! `unsafe` lives in five places: `memory/mapping.rs` and `memory/resident.rs` (mapping, and asking about it),
+//! `kvm/dirty_ioctl.rs` and the slots of `memory/dirty_log.rs`, `missing/uffd.rs`, `vcpu/kick.rs` (the shared byte), and
+//! `vcpu/state.rs` (register areas whose size the kernel states).
+
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+mod boot;
+mod config;
+mod cpu;
+mod devices;
+mod event;
+mod host;
+mod kvm;
+mod memory;
+mod missing;
+mod state;
+mod vcpu;
+mod vm;
+
+pub use boot::{BootError, MAX_COMMAND_LINE_BYTES};
+pub use config::{
+    Backing, ConfigError, HUGE_PAGE_BYTES, MAX_MEMORY_BYTES, MAX_VCPUS, MIN_MEMORY_BYTES, VmConfig,
+};
+pub use cpu::{CpuLeaf, CpuMismatch, CpuModel, CpuModelError};
+pub use devices::Console;
+pub use devices::serial::{MAX_WAITING_INPUT_BYTES, SerialStateError};
+pub use event::{Event, Events, FailReason, Registers};
+pub use host::{Host, KvmFacts, TransparentHugePages, probe};
+pub use kvm::{CallError, KvmError};
+pub use memory::{
+    AccessError, AdviseError, DirtyLogError, GuestMemory, HIGH_MEMORY_START, LOW_MEMORY_END,
+    MapError, PAGE_BYTES, ResidentError,
+};
+pub use missing::{MissingPages, MissingPagesError, PageFault};
+pub use state::{DecodeError, FORMAT_VERSION, MAX_STATE_BYTES, SectionError};
+pub use vcpu::VcpuCreateError;
+pub use vcpu::state::VcpuRestoreError;
+pub use vm::{CreateError, PauseError, RestoreError, SaveError, Shape, Vm};

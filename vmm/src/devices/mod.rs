@@ -1,0 +1,19 @@
+//! Devices: what a guest finds at ports and addresses outside of its memory.
+//!
+//! - `bus`: which device an access is for;
+//! - `serial`: the console;
+//! - `exit_port`, `reset`: how a guest ends.
+//!
+//! Devices raise interrupts by KVM_IRQ_LINE, not by an irqfd: an irqfd's interrupt may still be on its way in a kernel
+//! queue when the machine is saved, and would be lost with it.
+
+mod bus;
+mod exit_port;
+mod interrupt;
+mod reset;
+pub(crate) mod serial;
+
+pub(crate) use self::bus::{Bus, Outcome};
+pub(crate) use self::exit_port::ExitPort;
+pub(crate) use self::reset::KeyboardController;
+pub use self::serial::Console;

@@ -1,0 +1,242 @@
+//! Guest memory: one contiguous host mapping, dense page numbers, and the record of who wrote what.
+//!
+//! - [`layout`](self::layout) says where memory lies for the guest;
+//! - [`GuestMemory`] is the memory itself;
+//! - `bitmap` records what the VMM wrote, `dirty_log` joins that with KVM's log;
+//! - `resident` tells pages that were ever backed from those that are still nothing but zeros.
+//!
+//! Guest memory is shared with running vCPUs: no Rust reference to its bytes may exist. `as_ptr` is for those who copy by
+//! raw pointer (kernel calls, `copy_nonoverlapping`), everyone else uses [`GuestMemory::read`] and [`GuestMemory::write`].
+
+pub(crate) mod bitmap;
+pub(crate) mod dirty_log;
+pub(crate) mod layout;
+mod mapping;
+mod resident;
+
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use thiserror::Error;
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap, GuestRegionMmap};
+
+use self::bitmap::{AtomicPageBits, RegionBits};
+use self::mapping::Mapping;
+use crate::config::Backing;
+use crate::missing::Userfault;
+
+pub use self::dirty_log::DirtyLogError;
+pub use self::layout::{HIGH_MEMORY_START, LOW_MEMORY_END, PAGE_BYTES};
+pub use self::resident::ResidentError;
+
+/// `vm-memory`'s view of the guest, for loaders and devices: every write through it marks the VMM's dirty bitmap.
+pub(crate) type Regions = GuestMemoryMmap<RegionBits>;
+
+/// Guest memory could not be mapped.
+#[derive(Debug, Error)]
+pub enum MapError {
+    /// More bytes than an address holds.
+    #[error("guest memory of {bytes} bytes does not fit this host's address space")]
+    TooLarge {
+        /// The memory asked for.
+        bytes: u64,
+    },
+    /// The kernel refused.
+    #[error("map {bytes} bytes of guest memory")]
+    Map {
+        /// The memory asked for.
+        bytes: u64,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The kernel refused huge pages.
+    #[error(
+        "map {bytes} bytes of guest memory from reserved 2 MiB pages (are enough of them free? \
+         see HugePages_Free in /proc/meminfo, and /proc/sys/vm/nr_hugepages to reserve more)"
+    )]
+    MapHuge {
+        /// The memory asked for.
+        bytes: u64,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// Pages could not be populated or discarded.
+#[derive(Debug, Error)]
+#[error("{operation} pages {}..{} of guest memory", pages.start, pages.end)]
+pub struct AdviseError {
+    /// What was asked: `populate` or `discard`.
+    operation: &'static str,
+    pages: Range<u64>,
+    source: io::Error,
+}
+
+/// A read or write outside guest memory.
+#[derive(Debug, Error)]
+#[error("{operation} {bytes} bytes at guest-physical address {guest_address:#x}")]
+pub struct AccessError {
+    operation: &'static str,
+    guest_address: u64,
+    bytes: usize,
+    source: GuestMemoryError,
+}
+
+/// All of a guest's memory. Pages are numbered densely: page index = offset / 4096, with no hole.
+#[derive(Debug)]
+pub struct GuestMemory {
+    // Before `mapping`: the regions point into it.
+    regions: Regions,
+    mapping: Mapping,
+    written: Arc<AtomicPageBits>,
+    /// Set while missing pages are served, so that a machine that goes away can free its vCPUs from waiting for ever.
+    pub(crate) userfault: Mutex<Option<Arc<Userfault>>>,
+}
+
+impl GuestMemory {
+    /// Maps `memory_bytes` (a multiple of 4096), unpopulated.
+    pub(crate) fn new(memory_bytes: u64, backing: Backing) -> Result<GuestMemory, MapError> {
+        let mapping = Mapping::new(memory_bytes, backing)?;
+        let written = Arc::new(AtomicPageBits::new(memory_bytes / PAGE_BYTES));
+        let regions = layout::stretches(memory_bytes).map(|stretch| {
+            let bits = RegionBits::new(Arc::clone(&written), stretch.offset);
+            let builder = MmapRegionBuilder::new_with_bitmap(stretch.bytes as usize, bits)
+                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+                .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_NORESERVE);
+            // SAFETY: the stretch lies within `mapping`, which outlives the regions: both are fields of one struct, the
+            // regions dropped first, and `Regions` is lent only by reference.
+            let region = unsafe {
+                builder.with_raw_mmap_pointer(mapping.as_ptr().add(stretch.offset as usize))
+            }
+            .build()
+            .expect("a raw pointer into a page-aligned mapping is page-aligned");
+            GuestRegionMmap::new(region, GuestAddress(stretch.guest_address))
+                .expect("stretches end far below the end of the address space")
+        });
+        let regions =
+            Regions::from_regions(regions.collect()).expect("stretches are sorted and apart");
+        Ok(GuestMemory {
+            regions,
+            mapping,
+            written,
+            userfault: Mutex::new(None),
+        })
+    }
+
+    /// Size in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.mapping.len() as u64
+    }
+
+    /// Number of pages.
+    pub fn page_count(&self) -> u64 {
+        self.size_bytes() / PAGE_BYTES
+    }
+
+    /// Number of `u64` words of a bitmap with one bit a page.
+    pub fn bitmap_words(&self) -> usize {
+        self.page_count().div_ceil(bitmap::PAGES_PER_WORD) as usize
+    }
+
+    /// Host address of page 0. The whole memory is one mapping of [`size_bytes`](Self::size_bytes), valid as long as
+    /// `self`. Writes through it are not recorded as the VMM's: only use it to fill a guest that does not run yet.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.mapping.as_ptr()
+    }
+
+    /// Offset (bytes) of a guest-physical address, or `None` where there is no memory.
+    pub fn offset_of(&self, guest_address: u64) -> Option<u64> {
+        layout::offset_of(self.size_bytes(), guest_address)
+    }
+
+    /// Reads bytes at a guest-physical address. The guest may be writing them: there is no promise of a consistent view.
+    pub fn read(&self, guest_address: u64, into: &mut [u8]) -> Result<(), AccessError> {
+        self.regions
+            .read_slice(into, GuestAddress(guest_address))
+            .map_err(|source| AccessError {
+                operation: "read",
+                guest_address,
+                bytes: into.len(),
+                source,
+            })
+    }
+
+    /// Writes bytes at a guest-physical address, and records the pages as dirty.
+    pub fn write(&self, guest_address: u64, bytes: &[u8]) -> Result<(), AccessError> {
+        self.regions
+            .write_slice(bytes, GuestAddress(guest_address))
+            .map_err(|source| AccessError {
+                operation: "write",
+                guest_address,
+                bytes: bytes.len(),
+                source,
+            })
+    }
+
+    /// Backs `pages` with real memory. Big ranges are split over the host's cores: the cost is zeroing.
+    pub fn populate(&self, pages: Range<u64>) -> Result<(), AdviseError> {
+        /// A thread costs half a millisecond to start; zeroing this much costs ten.
+        const PAGES_PER_THREAD: u64 = (64 << 20) / PAGE_BYTES;
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+        let threads = (pages.end.saturating_sub(pages.start) / PAGES_PER_THREAD).clamp(1, cores);
+        // Borders on huge pages, or two threads would both fault the page between them.
+        let huge = crate::config::HUGE_PAGE_BYTES / PAGE_BYTES;
+        let share = (pages.end.saturating_sub(pages.start))
+            .div_ceil(threads)
+            .next_multiple_of(huge);
+        let populate_one = |part: Range<u64>| {
+            let part = part.start..part.end.min(pages.end);
+            self.mapping
+                .populate(bytes_of(&part))
+                .map_err(|source| AdviseError {
+                    operation: "populate",
+                    pages: part,
+                    source,
+                })
+        };
+        if threads == 1 {
+            return populate_one(pages.clone());
+        }
+        let populate = &populate_one;
+        std::thread::scope(|scope| {
+            let starts = (pages.start..pages.end).step_by(share as usize);
+            let workers: Vec<_> = starts
+                .map(|start| scope.spawn(move || populate(start..start + share)))
+                .collect();
+            workers
+                .into_iter()
+                .try_for_each(|worker| worker.join().expect("populating does not panic"))
+        })
+    }
+
+    /// Gives `pages` back to the host. They read as zeros afterwards, or are missing where missing pages are served.
+    pub fn discard(&self, pages: Range<u64>) -> Result<(), AdviseError> {
+        self.mapping
+            .discard(bytes_of(&pages))
+            .map_err(|source| AdviseError {
+                operation: "discard",
+                pages,
+                source,
+            })
+    }
+
+    /// Sets the bit of every page that was ever backed; a page whose bit stays clear is all zeros and need not be read.
+    /// Bits already set in `into` stay. Panics if `into` is shorter than [`bitmap_words`](Self::bitmap_words).
+    pub fn resident(&self, into: &mut [u64]) -> Result<(), ResidentError> {
+        resident::resident(&self.mapping, into)
+    }
+
+    pub(crate) fn regions(&self) -> &Regions {
+        &self.regions
+    }
+
+    pub(crate) fn written(&self) -> &AtomicPageBits {
+        &self.written
+    }
+}
+
+fn bytes_of(pages: &Range<u64>) -> Range<u64> {
+    pages.start * PAGE_BYTES..pages.end * PAGE_BYTES
+}

@@ -1,0 +1,239 @@
+//! Missing pages: memory whose bytes come later.
+//!
+//! ```text
+//! open ──► every absent page is missing ──► install / install_zeros, until none is ──► close
+//!                    │                              ▲
+//!          guest touches it: its vCPU waits ── read_faults
+//! ```
+//! Built on userfaultfd (Documentation/admin-guide/mm/userfaultfd.rst), which must also serve faults that the kernel
+//! takes on the guest's behalf: those are KVM's. A page that is present is never overwritten: of two who install one
+//! page the second is told that it was there already, and goes on.
+//!
+//! Dropping a [`MissingPages`] does not end the waiting: whoever waits goes on waiting, because the alternative is a
+//! guest that silently reads zeros. Only [`MissingPages::close`] and the end of the machine end it.
+
+mod uffd;
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use self::uffd::{MESSAGE_BYTES, Uffd};
+use crate::memory::{GuestMemory, PAGE_BYTES};
+
+pub(crate) use self::served::Userfault;
+
+mod served;
+
+/// Faults read by one call: 2 KiB of stack.
+const FAULTS_PER_READ: usize = 64;
+
+/// Missing pages cannot be served.
+#[derive(Debug, Error)]
+pub enum MissingPagesError {
+    /// The kernel has no userfaultfd.
+    #[error("this kernel has no userfaultfd (CONFIG_USERFAULTFD)")]
+    Absent,
+    /// The user may not serve the kernel's faults.
+    #[error(
+        "userfaultfd is not permitted: run as root, give the program CAP_SYS_PTRACE, or give this user read and write \
+         rights on /dev/userfaultfd"
+    )]
+    NotPermitted,
+    /// Opening it failed otherwise.
+    #[error("open a userfaultfd")]
+    Open(#[source] io::Error),
+    /// Another `MissingPages` serves this memory.
+    #[error("missing pages of this memory are served already")]
+    AlreadyServed,
+    /// The memory's backing cannot have missing pages.
+    #[error("register guest memory for missing pages (reserved huge pages cannot have them)")]
+    Register(#[source] io::Error),
+    /// Faults could not be read.
+    #[error("read page faults")]
+    Read(#[source] io::Error),
+    /// Pages could not be installed.
+    #[error("install page {page}")]
+    Install {
+        /// The first page that was not installed.
+        page: u64,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Waiters could not be woken.
+    #[error("wake who waits for pages {}..{}", pages.start, pages.end)]
+    Wake {
+        /// The pages.
+        pages: Range<u64>,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Serving could not be ended.
+    #[error("stop serving missing pages")]
+    Close(#[source] io::Error),
+}
+
+/// Somebody waits for a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageFault {
+    /// Dense page index.
+    pub page: u64,
+    /// The access that waits is a write.
+    pub write: bool,
+}
+
+/// Serves the missing pages of a machine's memory. All methods take `&self` and may be used from several threads.
+#[derive(Clone, Debug)]
+pub struct MissingPages {
+    memory: Arc<GuestMemory>,
+    userfault: Arc<Userfault>,
+}
+
+impl MissingPages {
+    /// Whether this process may serve missing pages at all; if not, the error says what to do.
+    pub fn probe() -> Result<(), MissingPagesError> {
+        open_uffd().map(drop)
+    }
+
+    /// From here every page of `memory` that is absent is missing: whoever touches it waits until it is installed.
+    /// Pages that are present stay so; [`GuestMemory::discard`] makes them missing, too.
+    pub fn open(memory: &Arc<GuestMemory>) -> Result<MissingPages, MissingPagesError> {
+        let mut serving = memory
+            .userfault
+            .lock()
+            .expect("no one panics with this lock");
+        if serving.is_some() {
+            return Err(MissingPagesError::AlreadyServed);
+        }
+        let uffd = open_uffd()?;
+        let base = memory.as_ptr() as u64;
+        let range = base..base + memory.size_bytes();
+        uffd.register(range.clone())
+            .map_err(MissingPagesError::Register)?;
+        let userfault = Arc::new(Userfault::new(uffd, range));
+        *serving = Some(Arc::clone(&userfault));
+        drop(serving);
+        Ok(MissingPages {
+            memory: Arc::clone(memory),
+            userfault,
+        })
+    }
+
+    /// Takes the faults that wait to be read, at most 64, and appends them to `into`. Returns how many those were: 0 if
+    /// there are none, as it never blocks; poll [`as_fd`](Self::as_fd) for more. One page may be named several times.
+    pub fn read_faults(&self, into: &mut Vec<PageFault>) -> Result<usize, MissingPagesError> {
+        let mut buffer = [0u8; FAULTS_PER_READ * MESSAGE_BYTES];
+        let bytes = loop {
+            match rustix::io::read(self.userfault.uffd(), &mut buffer) {
+                Ok(bytes) => break bytes,
+                Err(rustix::io::Errno::AGAIN) => return Ok(0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(MissingPagesError::Read(error.into())),
+            }
+        };
+        let base = self.memory.as_ptr() as u64;
+        let before = into.len();
+        into.extend(
+            buffer[..bytes]
+                .chunks_exact(MESSAGE_BYTES)
+                .filter_map(|message| served::parse(message, base)),
+        );
+        Ok(into.len() - before)
+    }
+
+    /// Installs `bytes` (whole pages) from `first_page` on and wakes who waits for them. Pages that are present are left
+    /// alone: being there already is a normal answer when a fault and a push race. Returns the pages newly installed.
+    pub fn install(&self, first_page: u64, bytes: &[u8]) -> Result<u64, MissingPagesError> {
+        let length = bytes.len() as u64;
+        assert!(
+            length.is_multiple_of(PAGE_BYTES),
+            "{length} bytes are not whole pages"
+        );
+        self.advance(first_page, length, |offset, to| {
+            self.userfault.uffd().copy(to, &bytes[offset as usize..])
+        })
+    }
+
+    /// As [`install`](Self::install), with zeros.
+    pub fn install_zeros(&self, first_page: u64, pages: u64) -> Result<u64, MissingPagesError> {
+        let length = pages * PAGE_BYTES;
+        self.advance(first_page, length, |offset, to| {
+            self.userfault.uffd().zero(to..to + length - offset)
+        })
+    }
+
+    /// Wakes who waits for `pages` without installing them; a page still missing faults again.
+    pub fn wake(&self, pages: Range<u64>) -> Result<(), MissingPagesError> {
+        let base = self.memory.as_ptr() as u64;
+        self.userfault
+            .uffd()
+            .wake(base + pages.start * PAGE_BYTES..base + pages.end * PAGE_BYTES)
+            .map_err(|source| MissingPagesError::Wake { pages, source })
+    }
+
+    /// Ends the serving: to be called when no page is missing any more, for a page that is reads as zeros from here.
+    pub fn close(self) -> Result<(), MissingPagesError> {
+        self.memory
+            .userfault
+            .lock()
+            .expect("no one panics with this lock")
+            .take();
+        self.userfault.end().map_err(MissingPagesError::Close)
+    }
+
+    /// Calls `step(offset, host address)` until `length` bytes are installed or were there already. Returns the pages
+    /// installed. Partly present ranges, EEXIST and EAGAIN are the normal course of things here.
+    fn advance(
+        &self,
+        first_page: u64,
+        length: u64,
+        mut step: impl FnMut(u64, u64) -> io::Result<u64>,
+    ) -> Result<u64, MissingPagesError> {
+        let end = first_page.saturating_mul(PAGE_BYTES).saturating_add(length);
+        assert!(
+            end <= self.memory.size_bytes(),
+            "{length} bytes at page {first_page} lie beyond memory"
+        );
+        let start = self.memory.as_ptr() as u64 + first_page * PAGE_BYTES;
+        let (mut offset, mut installed) = (0, 0);
+        while offset < length {
+            match step(offset, start + offset) {
+                Ok(done) => {
+                    offset += done;
+                    installed += done / PAGE_BYTES;
+                }
+                Err(error) => match error.raw_os_error() {
+                    // Present. Who waits for it was woken by who installed it, or faults again and finds it.
+                    Some(libc::EEXIST) => offset += PAGE_BYTES,
+                    // The address space is changing under it; nothing was done.
+                    Some(libc::EAGAIN | libc::EINTR) => {}
+                    _ => {
+                        return Err(MissingPagesError::Install {
+                            page: first_page + offset / PAGE_BYTES,
+                            source: error,
+                        });
+                    }
+                },
+            }
+        }
+        Ok(installed)
+    }
+}
+
+impl AsFd for MissingPages {
+    /// Readable when somebody waits for a page.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.userfault.uffd().as_fd()
+    }
+}
+
+fn open_uffd() -> Result<Uffd, MissingPagesError> {
+    Uffd::open().map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOSYS) => MissingPagesError::Absent,
+        Some(libc::EPERM | libc::EACCES) => MissingPagesError::NotPermitted,
+        _ => MissingPagesError::Open(error),
+    })
+}

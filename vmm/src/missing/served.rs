@@ -1,0 +1,70 @@
+//! A userfaultfd together with what it serves, and the kernel's messages.
+
+use std::io;
+use std::ops::Range;
+
+use linux_raw_sys::general::{UFFD_EVENT_PAGEFAULT, UFFD_PAGEFAULT_FLAG_WRITE};
+
+use super::PageFault;
+use super::uffd::{MESSAGE_BYTES, Uffd};
+use crate::memory::PAGE_BYTES;
+
+/// A userfaultfd and the host addresses registered with it.
+#[derive(Debug)]
+pub(crate) struct Userfault {
+    uffd: Uffd,
+    range: Range<u64>,
+}
+
+impl Userfault {
+    pub(super) fn new(uffd: Uffd, range: Range<u64>) -> Self {
+        Userfault { uffd, range }
+    }
+
+    pub(super) fn uffd(&self) -> &Uffd {
+        &self.uffd
+    }
+
+    /// Ends the serving and wakes all who wait; pages still missing read as zeros from here.
+    pub(crate) fn end(&self) -> io::Result<()> {
+        self.uffd.unregister(self.range.clone())
+    }
+}
+
+/// Reads one message of the kernel (include/uapi/linux/userfaultfd.h, struct uffd_msg): the event in byte 0, and for a
+/// page fault its flags in bytes 8..16 and the address in 16..24. Other events are not asked for.
+pub(super) fn parse(message: &[u8], base: u64) -> Option<PageFault> {
+    let message: &[u8; MESSAGE_BYTES] = message.try_into().ok()?;
+    if u32::from(message[0]) != UFFD_EVENT_PAGEFAULT {
+        return None;
+    }
+    let word =
+        |at: usize| u64::from_ne_bytes(message[at..at + 8].try_into().expect("8 of 32 bytes"));
+    let page = word(16).checked_sub(base)? / PAGE_BYTES;
+    Some(PageFault {
+        page,
+        write: word(8) & u64::from(UFFD_PAGEFAULT_FLAG_WRITE) != 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_told_by_its_page() {
+        let mut message = [0u8; MESSAGE_BYTES];
+        message[0] = UFFD_EVENT_PAGEFAULT as u8;
+        message[8] = UFFD_PAGEFAULT_FLAG_WRITE as u8;
+        message[16..24].copy_from_slice(&(0x10_0000u64 + 5 * PAGE_BYTES + 17).to_ne_bytes());
+        assert_eq!(
+            parse(&message, 0x10_0000),
+            Some(PageFault {
+                page: 5,
+                write: true
+            })
+        );
+        message[0] = 0;
+        assert_eq!(parse(&message, 0x10_0000), None);
+    }
+}

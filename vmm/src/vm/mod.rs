@@ -1,0 +1,134 @@
+//! The machine.
+//!
+//! ```text
+//!            boot / restore              start                pause
+//!   new ──────────────────────► ready ──────────► running ──────────► paused
+//!                               │  ▲                  ▲                  │
+//!                               └──┘                  └───── resume ─────┘
+//!                              restore
+//! ```
+//! State is saved when ready or paused. Everything that can exist before a guest does is made by [`Vm::new`]: that takes
+//! milliseconds, and starting a ready machine takes microseconds.
+
+mod create;
+mod restore;
+mod run;
+mod save;
+
+use std::sync::Arc;
+
+use kvm_ioctls::VmFd;
+
+use crate::boot::{self, BootError};
+use crate::config::VmConfig;
+use crate::cpu::CpuModel;
+use crate::devices::Console;
+use crate::devices::serial::SerialPort;
+use crate::event::Events;
+use crate::memory::GuestMemory;
+use crate::memory::dirty_log::{DirtyLog, DirtyLogError};
+use crate::state::MachineShape;
+use crate::vcpu::VcpuHandle;
+
+pub use self::create::CreateError;
+pub use self::restore::{RestoreError, Shape};
+pub use self::run::PauseError;
+pub use self::save::SaveError;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No guest yet.
+    New,
+    /// A guest that has not run here.
+    Ready,
+    Running,
+    Paused,
+}
+
+/// A virtual machine. Not shared: its owner has it alone, and hands out [`memory`](Self::memory),
+/// [`console`](Self::console) and [`events`](Self::events) as handles of their own.
+///
+/// Dropping it ends its threads, even those that wait for a missing page.
+#[derive(Debug)]
+pub struct Vm {
+    // Ended first, by `Drop`: vCPU threads use all below.
+    vcpus: Vec<VcpuHandle>,
+    phase: Phase,
+    config: VmConfig,
+    cpu: CpuModel,
+    shape: MachineShape,
+    /// A guest here may have a TSC of another frequency than the host's.
+    tsc_can_scale: bool,
+    /// This host's KVM tells wall time together with its clock (KVM_CLOCK_REALTIME).
+    clock_knows_wall_time: bool,
+    serial: Arc<SerialPort>,
+    events: Events,
+    dirty_log: DirtyLog,
+    /// Size of the last saved state: room for the next.
+    state_bytes: usize,
+    vm: Arc<VmFd>,
+    // After `vm`: KVM maps it.
+    memory: Arc<GuestMemory>,
+}
+
+impl Vm {
+    /// What the machine is made of.
+    pub fn config(&self) -> &VmConfig {
+        &self.config
+    }
+
+    /// The CPU it was given.
+    pub fn cpu(&self) -> &CpuModel {
+        &self.cpu
+    }
+
+    /// Its memory; the handle may outlive the machine.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+
+    /// Its events. All handles share one queue.
+    pub fn events(&self) -> Events {
+        self.events.clone()
+    }
+
+    /// Its console.
+    pub fn console(&self) -> Console {
+        Console::new(Arc::clone(&self.serial))
+    }
+
+    /// Loads `kernel`, an ELF file with a PVH entry point, and readies vCPU 0 to enter it; the others wait to be started
+    /// by it. `initrd` is handed over as the first module.
+    pub fn boot(
+        &mut self,
+        kernel: &[u8],
+        command_line: &str,
+        initrd: Option<&[u8]>,
+    ) -> Result<(), BootError> {
+        if self.phase != Phase::New {
+            return Err(BootError::NotNew);
+        }
+        let entry = boot::load(&self.memory, kernel, command_line, initrd)?;
+        let first = self.vcpus.first().expect("a machine has a vCPU");
+        first.enter_at(|regs, sregs| entry.set_registers(regs, sregs))?;
+        self.phase = Phase::Ready;
+        Ok(())
+    }
+
+    /// Starts the dirty log. From here every page counts as dirty once, also when it was on already.
+    pub fn start_dirty_log(&mut self) -> Result<(), DirtyLogError> {
+        self.dirty_log.start(&self.vm, &self.memory)
+    }
+
+    /// Stops the dirty log.
+    pub fn stop_dirty_log(&mut self) -> Result<(), DirtyLogError> {
+        self.dirty_log.stop(&self.vm, &self.memory)
+    }
+
+    /// Takes the dirty log: sets in `into` (one bit a page, [`GuestMemory::bitmap_words`] words) the pages that guest or
+    /// VMM wrote since the last harvest, and clears them. Returns how many those are. Bits set before stay set. Copy
+    /// pages after this, never before.
+    pub fn harvest_dirty(&mut self, into: &mut [u64]) -> Result<u64, DirtyLogError> {
+        self.dirty_log.harvest(&self.vm, &self.memory, into)
+    }
+}

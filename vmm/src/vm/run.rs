@@ -1,0 +1,113 @@
+//! Starting, pausing, resuming, and the end.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::{Phase, Vm};
+
+/// How long a pause waits for a vCPU. A healthy one needs microseconds; one that waits for a missing page needs that page.
+const PAUSE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the end of a machine waits for its vCPUs before it takes away what they wait for.
+const LEAVE_PATIENCE: Duration = Duration::from_millis(100);
+/// How long it waits after that; nothing is left to wait for, so this only bounds the unthinkable.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The machine could not be paused, and runs on.
+#[derive(Debug, Error)]
+pub enum PauseError {
+    /// A vCPU does not come out of the guest.
+    #[error(
+        "vCPU {vcpu} does not leave the guest: it most likely waits for a missing page that nobody installs"
+    )]
+    Stuck {
+        /// Which.
+        vcpu: usize,
+    },
+    /// There is no guest to pause or resume.
+    #[error("the machine was never started")]
+    NotStarted,
+}
+
+impl Vm {
+    /// Lets the guest run from its present state: for the first time, or after a restore or a pause. Does nothing when it
+    /// runs already.
+    pub fn start(&mut self) {
+        if self.phase == Phase::Running {
+            return;
+        }
+        self.phase = Phase::Running;
+        self.vcpus.iter().for_each(crate::vcpu::VcpuHandle::run);
+    }
+
+    /// Stops all vCPUs between two instructions, with no exit outstanding. On failure the machine runs on. Does nothing
+    /// when it is paused already.
+    pub fn pause(&mut self) -> Result<(), PauseError> {
+        match self.phase {
+            Phase::New | Phase::Ready => return Err(PauseError::NotStarted),
+            Phase::Paused => return Ok(()),
+            Phase::Running => {}
+        }
+        // All are asked before any is waited for: the machine stops when the slowest has.
+        self.vcpus
+            .iter()
+            .for_each(crate::vcpu::VcpuHandle::ask_to_park);
+        if let Some(vcpu) = self
+            .vcpus
+            .iter()
+            .position(|vcpu| !vcpu.wait_parked(PAUSE_PATIENCE))
+        {
+            self.vcpus.iter().for_each(crate::vcpu::VcpuHandle::run);
+            return Err(PauseError::Stuck { vcpu });
+        }
+        // vCPUs first, then devices: a vCPU may still have given them work. Those there are do theirs at once, on the
+        // vCPU's thread, so nothing is left to drain.
+        self.phase = Phase::Paused;
+        Ok(())
+    }
+
+    /// Lets a paused guest run on. Does nothing when it runs already.
+    pub fn resume(&mut self) -> Result<(), PauseError> {
+        match self.phase {
+            Phase::New | Phase::Ready => return Err(PauseError::NotStarted),
+            Phase::Running => return Ok(()),
+            Phase::Paused => {}
+        }
+        self.start();
+        Ok(())
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.vcpus
+            .iter()
+            .for_each(crate::vcpu::VcpuHandle::ask_to_leave);
+        let mut stuck: Vec<_> = self
+            .vcpus
+            .iter_mut()
+            .filter_map(|vcpu| (!vcpu.wait_left(LEAVE_PATIENCE)).then_some(vcpu))
+            .collect();
+        if stuck.is_empty() {
+            return;
+        }
+        // Only now, and not before the kick: a vCPU that is freed from waiting sees zeros where its page is missing, and
+        // must find the order to leave before it computes with them.
+        let userfault = self
+            .memory
+            .userfault
+            .lock()
+            .ok()
+            .and_then(|mut served| served.take());
+        if let Some(userfault) = userfault
+            && let Err(error) = userfault.end()
+        {
+            tracing::error!(%error, "could not free vCPUs that wait for missing pages");
+        }
+        for vcpu in &mut stuck {
+            if !vcpu.wait_left(LAST_PATIENCE) {
+                tracing::error!("a vCPU's thread does not end; it is left behind");
+            }
+        }
+    }
+}

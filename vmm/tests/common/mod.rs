@@ -1,0 +1,170 @@
+//! What the tests share: tiny guests as ELF files, waiting, and skipping by name.
+#![allow(dead_code, reason = "each test uses a part")]
+
+use std::time::{Duration, Instant};
+
+use vmm::{Backing, CpuModel, MissingPages, Vm, VmConfig, probe};
+
+/// Where a tiny guest's code lies and is entered, in 32-bit protected mode without paging.
+pub const CODE_AT: u32 = 0x10_0000;
+/// Where tiny guests count, unless they say otherwise.
+pub const COUNTER_AT: u64 = 0x20_0000;
+/// Far beyond what anything here takes; reaching it means that something hangs.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Counts at [`COUNTER_AT`] for ever.
+pub const COUNT: &[u8] = &[
+    0xb9, 0x00, 0x00, 0x20, 0x00, // mov ecx, 0x200000
+    0xff, 0x01, //             1: inc dword [ecx]
+    0xeb, 0xfc, //                jmp 1b
+];
+
+/// Whether KVM can be used; if not says that `test` is skipped, and why.
+pub fn has_kvm(test: &str) -> bool {
+    match probe().kvm {
+        Ok(_) => true,
+        Err(reason) => {
+            println!("skipped: {test}: {reason}");
+            false
+        }
+    }
+}
+
+/// Whether missing pages can be served, as `has_kvm`.
+pub fn has_missing_pages(test: &str) -> bool {
+    match MissingPages::probe() {
+        Ok(()) => has_kvm(test),
+        Err(reason) => {
+            println!("skipped: {test}: {reason}");
+            false
+        }
+    }
+}
+
+pub fn config(mebibytes: u64, vcpus: u8) -> VmConfig {
+    VmConfig {
+        memory_bytes: mebibytes << 20,
+        vcpus,
+        backing: Backing::Anonymous,
+    }
+}
+
+/// A machine of 16 MiB and one vCPU, without a guest.
+pub fn machine() -> Vm {
+    machine_of(&config(16, 1))
+}
+
+pub fn machine_of(config: &VmConfig) -> Vm {
+    let cpu = CpuModel::host().expect("this host's CPU");
+    Vm::new(config, &cpu).expect("a machine")
+}
+
+/// A machine of 16 MiB and one vCPU, with `code` ready to start.
+pub fn booted(code: &[u8]) -> Vm {
+    booted_on(&config(16, 1), code)
+}
+
+pub fn booted_on(config: &VmConfig, code: &[u8]) -> Vm {
+    let mut vm = machine_of(config);
+    vm.boot(&elf(code), "", None).expect("the tiny guest boots");
+    vm
+}
+
+/// Copies all of memory from one machine to another, neither running.
+pub fn copy_memory(from: &Vm, to: &Vm) {
+    assert_eq!(from.memory().size_bytes(), to.memory().size_bytes());
+    let mut resident = vec![0; from.memory().bitmap_words()];
+    from.memory().resident(&mut resident).expect("residency");
+    for page in pages_in(&resident) {
+        let at = (page * vmm::PAGE_BYTES) as usize;
+        // SAFETY: both memories have this page, they are apart, and no vCPU of either runs.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                from.memory().as_ptr().add(at),
+                to.memory().as_ptr().add(at),
+                4096,
+            );
+        }
+    }
+}
+
+/// The pages whose bits are set.
+pub fn pages_in(bits: &[u64]) -> Vec<u64> {
+    let set = |word: u64, index: usize| {
+        (0..64)
+            .filter(move |bit| word >> bit & 1 == 1)
+            .map(move |bit| index as u64 * 64 + bit)
+    };
+    bits.iter()
+        .enumerate()
+        .flat_map(|(index, word)| set(*word, index))
+        .collect()
+}
+
+pub fn read_u32(vm: &Vm, address: u64) -> u32 {
+    let mut bytes = [0; 4];
+    vm.memory()
+        .read(address, &mut bytes)
+        .expect("an address in memory");
+    u32::from_le_bytes(bytes)
+}
+
+pub fn read_u64(vm: &Vm, address: u64) -> u64 {
+    let mut bytes = [0; 8];
+    vm.memory()
+        .read(address, &mut bytes)
+        .expect("an address in memory");
+    u64::from_le_bytes(bytes)
+}
+
+/// Waits until `what` is true.
+pub fn until(name: &str, mut what: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !what() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {name}");
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+/// Waits until the guest has counted on.
+pub fn until_counting(vm: &Vm) {
+    let before = read_u32(vm, COUNTER_AT);
+    until("the guest counts", || read_u32(vm, COUNTER_AT) != before);
+}
+
+/// An ELF file with `code` at [`CODE_AT`], and the PVH note that names it as the entry.
+pub fn elf(code: &[u8]) -> Vec<u8> {
+    const NOTE_AT: u64 = 64 + 2 * 56;
+    const NOTE_BYTES: u64 = 12 + 4 + 8;
+    const CODE_OFFSET: u64 = 0x1000;
+    let mut file = Vec::new();
+    // ELF header: 64-bit, little-endian, executable, x86-64.
+    file.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    file.extend([2u16, 62].iter().flat_map(|half| half.to_le_bytes()));
+    file.extend(1u32.to_le_bytes());
+    file.extend(
+        [u64::from(CODE_AT), 64, 0]
+            .iter()
+            .flat_map(|word| word.to_le_bytes()),
+    );
+    file.extend(0u32.to_le_bytes());
+    file.extend(
+        [64u16, 56, 2, 64, 0, 0]
+            .iter()
+            .flat_map(|half| half.to_le_bytes()),
+    );
+    let mut header = |kind: u32, offset: u64, address: u64, bytes: u64| {
+        file.extend([kind, 7].iter().flat_map(|word| word.to_le_bytes()));
+        let words = [offset, address, address, bytes, bytes, 4];
+        file.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+    };
+    header(1, CODE_OFFSET, u64::from(CODE_AT), code.len() as u64);
+    header(4, NOTE_AT, 0, NOTE_BYTES);
+    // The note: sizes of name and descriptor, type 18 (XEN_ELFNOTE_PHYS32_ENTRY), "Xen", the entry.
+    file.extend([4u32, 8, 18].iter().flat_map(|word| word.to_le_bytes()));
+    file.extend(b"Xen\0");
+    file.extend(u64::from(CODE_AT).to_le_bytes());
+    file.resize(CODE_OFFSET as usize, 0);
+    file.extend(code);
+    file
+}
