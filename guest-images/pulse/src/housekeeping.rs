@@ -5,11 +5,10 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use telemetry::Phase;
 use telemetry::layout::{ErrorRecord, Header, VcpuPart};
-use telemetry::oracle::Mismatch;
 
 use crate::console::{Command, Console};
-use crate::failure;
 use crate::guest::{self, Guest};
+use crate::{failure, tsc};
 
 /// State of the chores.
 pub struct Housekeeping {
@@ -59,6 +58,7 @@ impl Housekeeping {
         let header = &telemetry.header;
         let parts = &telemetry.vcpus[..guest.line.vcpus as usize];
         failure::report_others();
+        watch_clock(&parts[0]);
         match telemetry.requests.stop.load(Relaxed) {
             0 => {}
             code => failure::stop((code - 1) as u8),
@@ -124,7 +124,7 @@ impl Housekeeping {
             for mismatch in parts
                 .iter()
                 .flat_map(|part| &part.named_errors)
-                .filter_map(mismatch)
+                .filter_map(ErrorRecord::load)
             {
                 let _ = write!(self.console, "  {mismatch}\r\n");
             }
@@ -154,10 +154,17 @@ impl Housekeeping {
     }
 }
 
-fn sum(parts: &[VcpuPart], word: impl Fn(&VcpuPart) -> u64) -> u64 {
-    parts.iter().map(word).sum()
+/// A migration must neither turn the guest's clock back nor lose it.
+fn watch_clock(part: &VcpuPart) {
+    if let Some(clock) = tsc::clock_ns() {
+        if clock < part.clock_ns.load(Relaxed) {
+            part.clock_backwards
+                .store(part.clock_backwards.load(Relaxed) + 1, Relaxed);
+        }
+        part.clock_ns.store(clock, Relaxed);
+    }
 }
 
-fn mismatch(record: &ErrorRecord) -> Option<Mismatch> {
-    record.load()
+fn sum(parts: &[VcpuPart], word: impl Fn(&VcpuPart) -> u64) -> u64 {
+    parts.iter().map(word).sum()
 }

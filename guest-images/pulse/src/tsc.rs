@@ -1,11 +1,13 @@
-//! How fast the TSC counts, from whoever knows: command line, kvmclock, CPUID, or the timer chip.
+//! The guest's clocks. How fast the TSC counts, from whoever knows: command line, kvmclock, CPUID, or the timer chip.
 
 use core::arch::x86_64::__cpuid as leaf;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use crate::cpu::{inb, outb, rdtsc};
 
-/// KVM's clock page (`struct pvclock_vcpu_time_info`), which ring 0 registers if the hypervisor has it.
+/// KVM's clock page (`struct pvclock_vcpu_time_info`: version, TSC, nanoseconds, scale), which ring 0 registers if the
+/// hypervisor has it.
 #[repr(C, align(64))]
 pub struct KvmClock([AtomicU64; 8]);
 
@@ -32,6 +34,23 @@ fn from_kvmclock() -> Option<u64> {
     } else {
         khz >> shift
     })
+}
+
+/// The guest's clock in nanoseconds; `None` without kvmclock, or while KVM writes the page.
+pub fn clock_ns() -> Option<u64> {
+    let version = kvmclock.0[0].load(Acquire) as u32;
+    let word = kvmclock.0[3].load(Relaxed);
+    let (mul, shift) = (word & 0xffff_ffff, (word >> 32) as i8);
+    let ticks = rdtsc().wrapping_sub(kvmclock.0[1].load(Relaxed));
+    let scaled = if shift < 0 {
+        ticks >> -shift
+    } else {
+        ticks << shift
+    };
+    let elapsed = ((u128::from(scaled) * u128::from(mul)) >> 32) as u64;
+    let clock = kvmclock.0[2].load(Acquire).wrapping_add(elapsed);
+    let unchanged = kvmclock.0[0].load(Acquire) as u32 == version;
+    (mul != 0 && version.is_multiple_of(2) && unchanged).then_some(clock)
 }
 
 fn from_cpuid() -> Option<u64> {

@@ -19,7 +19,8 @@ pub enum Activity {
     Write = 2,
     /// Verifying one page.
     Check = 3,
-    /// Asleep until the next timer tick (`idle=halt`): about a millisecond is its own doing.
+    /// Asleep until the next timer tick (`idle=halt`): about a millisecond is its own doing, and kept among the recent
+    /// gaps only from two milliseconds over the threshold on.
     Halt = 4,
     /// One byte of console input or output.
     Console = 5,
@@ -113,6 +114,8 @@ pub struct StepClock<'a> {
     floor_ticks: u64,
     /// From this on a gap is kept as a record.
     threshold_ticks: u64,
+    /// Two ticks of the timer that ends a HLT.
+    sleep_ticks: u64,
 }
 
 impl<'a> StepClock<'a> {
@@ -127,6 +130,7 @@ impl<'a> StepClock<'a> {
             last_tsc: now,
             floor_ticks: (tsc_khz * Self::FLOOR_NS / 1_000_000).max(1),
             threshold_ticks: (tsc_khz * threshold_us / 1_000).max(1),
+            sleep_ticks: 2 * tsc_khz,
         }
     }
 
@@ -181,11 +185,19 @@ impl<'a> StepClock<'a> {
         self.part.gap_epoch.store(epoch, Relaxed);
     }
 
+    /// Sleep until the next tick is no event; the ring of recent gaps would hold nothing else.
+    const fn threshold(&self, activity: Activity) -> u64 {
+        match activity {
+            Activity::Halt => self.threshold_ticks + self.sleep_ticks,
+            _ => self.threshold_ticks,
+        }
+    }
+
     #[cold]
     fn record(&self, gap: &Gap) {
         let bucket = (gap.ticks.ilog2() as usize).min(GAP_BUCKETS - 1);
         add(&self.part.gap_histogram[bucket], 1);
-        if gap.ticks >= self.threshold_ticks {
+        if gap.ticks >= self.threshold(gap.activity) {
             let slot = self.part.gaps.load(Relaxed) as usize % RECENT_GAPS;
             self.part.recent_gaps[slot].store(gap);
             add(&self.part.gaps, 1);

@@ -120,6 +120,10 @@ pub struct VcpuPart {
     pub halts: AtomicU64,
     /// Times the TSC went backwards between two steps.
     pub tsc_backwards: AtomicU64,
+    /// The guest's clock in nanoseconds, by kvmclock (vCPU 0 only; 0 where there is none).
+    pub clock_ns: AtomicU64,
+    /// Times that clock went backwards.
+    pub clock_backwards: AtomicU64,
     /// Spin loops after which the vector registers were compared.
     pub register_checks: AtomicU64,
     /// Of those, how many found another pattern than was loaded.
@@ -242,9 +246,9 @@ const _: () = {
     assert!(size_of::<VcpuPart>() == 4096);
     assert!(TELEMETRY_BYTES == 4096 * (2 + MAX_VCPUS));
     assert!(offset_of!(VcpuPart, heartbeat) == 0 && offset_of!(VcpuPart, step_tsc) == 8);
-    assert!(offset_of!(VcpuPart, gap_histogram) == 160);
-    assert!(offset_of!(VcpuPart, longest_gaps) == 544);
-    assert!(offset_of!(VcpuPart, recent_gaps) == 1056);
-    assert!(offset_of!(VcpuPart, named_errors) == 2080);
+    assert!(offset_of!(VcpuPart, gap_histogram) == 176);
+    assert!(offset_of!(VcpuPart, longest_gaps) == 560);
+    assert!(offset_of!(VcpuPart, recent_gaps) == 1072);
+    assert!(offset_of!(VcpuPart, named_errors) == 2096);
     assert!(offset_of!(Header, fault_address) == 128);
 };

@@ -14,9 +14,11 @@ fn a_pause_is_a_gap_of_the_epoch_it_falls_in() {
     machine.wait_until("ready", telemetry::Snapshot::is_ready);
     machine.begin_gap_epoch(1);
     machine.wait_until("the epoch", |snapshot| snapshot.in_gap_epoch(1));
-    let since = machine.snapshot().vcpus[0].step_tsc;
+    let before = machine.snapshot();
+    let since = before.vcpus[0].step_tsc;
     let pause = Duration::from_millis(300);
     machine.pause_for(pause);
+    let clock = before.vcpus[0].clock_ns;
     let steps = machine.snapshot().heartbeat();
     machine.wait_until("steps", |now| now.heartbeat() > steps + 10_000);
     let snapshot = machine.snapshot();
@@ -30,6 +32,12 @@ fn a_pause_is_a_gap_of_the_epoch_it_falls_in() {
         );
         assert_eq!((vcpu.tsc_backwards, vcpu.register_errors), (0, 0));
         assert!(vcpu.register_checks > 0);
+    }
+    // Without kvmclock (on QEMU's software CPU) there is no clock to go wrong.
+    if clock != 0 {
+        let vcpu = &snapshot.vcpus[0];
+        assert!(u128::from(vcpu.clock_ns - clock) >= pause.as_nanos());
+        assert_eq!(vcpu.clock_backwards, 0);
     }
     machine.begin_gap_epoch(2);
     machine.wait_until("the next epoch", |snapshot| snapshot.in_gap_epoch(2));

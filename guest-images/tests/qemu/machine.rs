@@ -27,7 +27,6 @@ pub struct Machine {
     lines: Receiver<String>,
     seen: Vec<String>,
     memory: File,
-    checks: u64,
     _directory: TempDir,
 }
 
@@ -87,7 +86,6 @@ impl Machine {
             lines,
             seen: Vec::new(),
             memory,
-            checks: 0,
             _directory: directory,
         })
     }
@@ -129,8 +127,7 @@ impl Machine {
 
     /// Asks for a check of all memory and waits for its result.
     pub fn check(&mut self) -> CheckResult {
-        self.checks += 1;
-        let request = self.checks;
+        let request = self.snapshot().next_check_request();
         self.write(CHECK_REQUEST_ADDRESS, &request.to_le_bytes());
         self.wait_until("check", |snapshot| snapshot.check_result(request).is_some());
         self.snapshot().check_result(request).unwrap()

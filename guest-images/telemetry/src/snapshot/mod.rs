@@ -175,6 +175,19 @@ impl Snapshot {
         self.vcpus.iter().flat_map(|vcpu| &vcpu.named_errors)
     }
 
+    /// What to write to [`crate::CHECK_REQUEST_ADDRESS`] to ask for a check: one more than the last request, whoever
+    /// made it. After a migration the destination goes on where the source's host stopped.
+    #[must_use]
+    pub const fn next_check_request(&self) -> u64 {
+        self.check_request.wrapping_add(1)
+    }
+
+    /// What to write to [`crate::GAP_EPOCH_ADDRESS`] to begin a gap epoch.
+    #[must_use]
+    pub const fn next_gap_epoch(&self) -> u64 {
+        self.gap_epoch_request.wrapping_add(1)
+    }
+
     /// The result of the host's check `request` (or a later one), once all vCPUs have finished it.
     #[must_use]
     pub fn check_result(&self, request: u64) -> Option<CheckResult> {

@@ -120,13 +120,19 @@ fn gaps_are_kept_by_length_and_by_time() {
     );
 
     clock.begin_epoch(7);
-    let after = step(&mut clock, 70, Activity::Halt);
+    let after = step(&mut clock, 70, Activity::Console);
     let snapshot = Snapshot::parse(&bytes(&telemetry)).unwrap();
     let vcpu = &snapshot.vcpus[1];
     assert_eq!((vcpu.gap_epoch, vcpu.gap_epoch_tsc), (7, after - 70_000));
     assert_eq!(vcpu.longest_gaps.len(), 1);
     assert_eq!(vcpu.longest_gaps[0].ticks, 70_000);
     assert!(!snapshot.in_gap_epoch(7), "vCPU 0 has not seen it yet");
+
+    let gaps = vcpu.gaps;
+    step(&mut clock, 1_000, Activity::Halt);
+    step(&mut clock, 2_050, Activity::Halt);
+    let vcpu = &Snapshot::parse(&bytes(&telemetry)).unwrap().vcpus[1];
+    assert_eq!(vcpu.gaps, gaps + 1, "sleep until the next tick is no event");
 }
 
 #[test]

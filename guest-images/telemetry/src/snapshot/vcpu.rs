@@ -27,6 +27,10 @@ pub struct Vcpu {
     pub halts: u64,
     /// Times its TSC went backwards.
     pub tsc_backwards: u64,
+    /// The guest's clock in nanoseconds (vCPU 0 only; 0 where there is no kvmclock).
+    pub clock_ns: u64,
+    /// Times that clock went backwards.
+    pub clock_backwards: u64,
     /// Comparisons of its vector registers.
     pub register_checks: u64,
     /// Of those, how many found a difference.
@@ -88,6 +92,8 @@ impl Vcpu {
             pages_written: part.at(offset_of!(VcpuPart, pages_written)),
             halts: part.at(offset_of!(VcpuPart, halts)),
             tsc_backwards: part.at(offset_of!(VcpuPart, tsc_backwards)),
+            clock_ns: part.at(offset_of!(VcpuPart, clock_ns)),
+            clock_backwards: part.at(offset_of!(VcpuPart, clock_backwards)),
             register_checks: part.at(offset_of!(VcpuPart, register_checks)),
             register_errors: part.at(offset_of!(VcpuPart, register_errors)),
             register_bytes: part.at(offset_of!(VcpuPart, register_bytes)),
