@@ -151,6 +151,21 @@ impl Housekeeping {
             sum(parts, |part| part.register_errors.load(Relaxed)),
             longest * 1_000 / guest.tsc_khz
         );
+        for part in parts
+            .iter()
+            .filter(|part| part.register_errors.load(Relaxed) > 0)
+        {
+            let word = part.register_error_word.load(Relaxed);
+            let words = part.register_bytes.load(Relaxed) / 8;
+            let _ = write!(
+                self.console,
+                "  vector register {} word {}: {:#x}, expected {:#x}\r\n",
+                word / words,
+                word % words,
+                part.register_error_found.load(Relaxed),
+                part.register_error_expected.load(Relaxed)
+            );
+        }
     }
 }
 

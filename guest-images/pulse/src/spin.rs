@@ -78,11 +78,21 @@ impl Registers {
             Width::Zmm => self.spin_zmm(heartbeat, previous, deadline, floor),
         };
         part.register_checks.store(checks, Relaxed);
-        if self.loaded.0[..words] != self.stored.0[..words] {
+        self.compare(part, words);
+        spun
+    }
+
+    fn compare(&self, part: &VcpuPart, words: usize) {
+        let wrong = (0..words).find(|i| self.loaded.0[*i] != self.stored.0[*i]);
+        if let Some(word) = wrong {
+            part.register_error_word.store(word as u64, Relaxed);
+            part.register_error_expected
+                .store(self.loaded.0[word], Relaxed);
+            part.register_error_found
+                .store(self.stored.0[word], Relaxed);
             part.register_errors
                 .store(part.register_errors.load(Relaxed) + 1, Relaxed);
         }
-        spun
     }
 }
 

@@ -128,6 +128,12 @@ pub struct VcpuPart {
     pub register_checks: AtomicU64,
     /// Of those, how many found another pattern than was loaded.
     pub register_errors: AtomicU64,
+    /// The last wrong pattern: which 64-bit word of the register file (register `word * 8 / register_bytes`).
+    pub register_error_word: AtomicU64,
+    /// What that word should have held.
+    pub register_error_expected: AtomicU64,
+    /// What it held.
+    pub register_error_found: AtomicU64,
     /// Width of the vector registers that carry the pattern: 16, 32 or 64 bytes.
     pub register_bytes: AtomicU64,
     /// Number of the last of the host's checks that this vCPU finished.
@@ -246,9 +252,9 @@ const _: () = {
     assert!(size_of::<VcpuPart>() == 4096);
     assert!(TELEMETRY_BYTES == 4096 * (2 + MAX_VCPUS));
     assert!(offset_of!(VcpuPart, heartbeat) == 0 && offset_of!(VcpuPart, step_tsc) == 8);
-    assert!(offset_of!(VcpuPart, gap_histogram) == 176);
-    assert!(offset_of!(VcpuPart, longest_gaps) == 560);
-    assert!(offset_of!(VcpuPart, recent_gaps) == 1072);
-    assert!(offset_of!(VcpuPart, named_errors) == 2096);
+    assert!(offset_of!(VcpuPart, gap_histogram) == 200);
+    assert!(offset_of!(VcpuPart, longest_gaps) == 584);
+    assert!(offset_of!(VcpuPart, recent_gaps) == 1096);
+    assert!(offset_of!(VcpuPart, named_errors) == 2120);
     assert!(offset_of!(Header, fault_address) == 128);
 };

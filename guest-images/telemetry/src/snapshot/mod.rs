@@ -21,7 +21,7 @@ mod vcpu;
 mod words;
 
 pub use error::SnapshotError;
-pub use vcpu::Vcpu;
+pub use vcpu::{RegisterError, Vcpu};
 
 /// A guest's telemetry at one moment.
 #[derive(Debug, Clone)]

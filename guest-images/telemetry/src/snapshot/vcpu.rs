@@ -10,6 +10,19 @@ use crate::gaps::Gap;
 use crate::layout::{GAP_BUCKETS, LONGEST_GAPS, Phase, RECENT_GAPS, Telemetry, VcpuPart};
 use crate::oracle::Mismatch;
 
+/// A vector register that did not keep what was put into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RegisterError {
+    /// Number of the register.
+    pub register: u64,
+    /// Which of its 64-bit words.
+    pub word: u64,
+    /// What was put into it.
+    pub expected: u64,
+    /// What it held.
+    pub found: u64,
+}
+
 /// One vCPU's telemetry.
 #[derive(Debug, Clone)]
 pub struct Vcpu {
@@ -35,6 +48,8 @@ pub struct Vcpu {
     pub register_checks: u64,
     /// Of those, how many found a difference.
     pub register_errors: u64,
+    /// The last of these differences, if there was one.
+    pub register_error: Option<RegisterError>,
     /// Width of its vector registers in bytes.
     pub register_bytes: u64,
     /// The last of the host's checks it finished.
@@ -80,6 +95,18 @@ impl Vcpu {
         longest_gaps.sort_by_key(|gap| core::cmp::Reverse(gap.ticks));
         let mut recent_gaps = part.gaps(offset_of!(VcpuPart, recent_gaps), RECENT_GAPS);
         recent_gaps.sort_by_key(|gap| gap.start_tsc);
+        let register_errors = part.at(offset_of!(VcpuPart, register_errors));
+        let register_bytes = part.at(offset_of!(VcpuPart, register_bytes));
+        let register_error = (register_errors > 0).then(|| {
+            let word = part.at(offset_of!(VcpuPart, register_error_word));
+            let words = (register_bytes / 8).max(1);
+            RegisterError {
+                register: word / words,
+                word: word % words,
+                expected: part.at(offset_of!(VcpuPart, register_error_expected)),
+                found: part.at(offset_of!(VcpuPart, register_error_found)),
+            }
+        });
         Ok(Self {
             number,
             // Before a vCPU starts, its part is all zero.
@@ -95,8 +122,9 @@ impl Vcpu {
             clock_ns: part.at(offset_of!(VcpuPart, clock_ns)),
             clock_backwards: part.at(offset_of!(VcpuPart, clock_backwards)),
             register_checks: part.at(offset_of!(VcpuPart, register_checks)),
-            register_errors: part.at(offset_of!(VcpuPart, register_errors)),
-            register_bytes: part.at(offset_of!(VcpuPart, register_bytes)),
+            register_errors,
+            register_error,
+            register_bytes,
             check_done: part.at(offset_of!(VcpuPart, check_done)),
             own_check_done: part.at(offset_of!(VcpuPart, own_check_done)),
             checks: part.at(offset_of!(VcpuPart, checks)),
