@@ -1,0 +1,204 @@
+//! A guest runs while its memory is still missing: what it touches is fetched, the rest is pushed.
+
+mod common;
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::{
+    COUNT, COUNTER_AT, PATIENCE, booted, machine, machine_of, read_u32, until, until_counting,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vmm::{Event, MissingPages, MissingPagesError, PAGE_BYTES, PageFault, Vm};
+
+/// Writes into each page from 2 to 12 MiB its address, says so with a 1 at 0x200000, waits for a 1 at 0x200004, and exits
+/// with 7 if all pages still have theirs.
+#[rustfmt::skip]
+const FILL_AND_CHECK: &[u8] = &[
+    0xb9, 0x00, 0x10, 0x20, 0x00, //                      mov ecx, 0x201000
+    0x89, 0x09, //                                     1: mov [ecx], ecx
+    0x81, 0xc1, 0x00, 0x10, 0x00, 0x00, //                add ecx, 0x1000
+    0x81, 0xf9, 0x00, 0x00, 0xc0, 0x00, //                cmp ecx, 0xc00000
+    0x72, 0xf0, //                                        jb 1b
+    0xc7, 0x05, 0x00, 0x00, 0x20, 0x00, 1, 0, 0, 0, //    mov dword [0x200000], 1
+    0x83, 0x3d, 0x04, 0x00, 0x20, 0x00, 0x01, //       2: cmp dword [0x200004], 1
+    0x75, 0xf7, //                                        jne 2b
+    0xb9, 0x00, 0x10, 0x20, 0x00, //                      mov ecx, 0x201000
+    0x39, 0x09, //                                     3: cmp [ecx], ecx
+    0x75, 0x12, //                                        jne 4f
+    0x81, 0xc1, 0x00, 0x10, 0x00, 0x00, //                add ecx, 0x1000
+    0x81, 0xf9, 0x00, 0x00, 0xc0, 0x00, //                cmp ecx, 0xc00000
+    0x72, 0xee, //                                        jb 3b
+    0xb0, 0x07, //                                        mov al, 7
+    0xe6, 0xf4, //                                        out 0xf4, al
+    0xf4, //                                           4: hlt
+];
+
+fn page_of(vm: &Vm, page: u64) -> Vec<u8> {
+    let mut bytes = vec![0; PAGE_BYTES as usize];
+    vm.memory()
+        .read(page * PAGE_BYTES, &mut bytes)
+        .expect("a page");
+    bytes
+}
+
+/// Waits a little for faults and reads them.
+fn faults(missing: &MissingPages, into: &mut Vec<PageFault>) {
+    let mut ready = [PollFd::from_borrowed_fd(missing.as_fd(), PollFlags::IN)];
+    let patience = Timespec {
+        tv_sec: 0,
+        tv_nsec: 5_000_000,
+    };
+    poll(&mut ready, Some(&patience)).expect("polls");
+    missing.read_faults(into).expect("reads faults");
+}
+
+/// Serves all of `source`'s memory to who waits, until told to stop. Returns the faults served.
+fn serve(missing: &MissingPages, source: &Vm, stop: &AtomicBool) -> usize {
+    let (mut waiting, mut served) = (Vec::new(), 0);
+    while !stop.load(Ordering::Relaxed) {
+        faults(missing, &mut waiting);
+        for fault in waiting.drain(..) {
+            missing
+                .install(fault.page, &page_of(source, fault.page))
+                .expect("installs");
+            served += 1;
+        }
+    }
+    served
+}
+
+fn filled() -> (Vm, Vec<u8>) {
+    let mut source = booted(FILL_AND_CHECK);
+    source.start();
+    until("memory is filled", || read_u32(&source, COUNTER_AT) == 1);
+    source.pause().expect("pauses");
+    let state = source.save().expect("saves");
+    source
+        .memory()
+        .write(COUNTER_AT + 4, &1u32.to_le_bytes())
+        .expect("an address in memory");
+    (source, state)
+}
+
+#[test]
+fn a_guest_finds_every_page_though_all_are_missing() {
+    if !common::has_missing_pages("a_guest_finds_every_page_though_all_are_missing") {
+        return;
+    }
+    let (source, state) = filled();
+    let mut vm = machine_of(source.config());
+    let missing = MissingPages::open(vm.memory()).expect("opens");
+    assert!(matches!(
+        MissingPages::open(vm.memory()),
+        Err(MissingPagesError::AlreadyServed)
+    ));
+    let stop = AtomicBool::new(false);
+    let served = std::thread::scope(|scope| {
+        let server = scope.spawn(|| serve(&missing, &source, &stop));
+        // The server runs before the state is restored: that may touch memory.
+        vm.restore(&state).expect("restores");
+        vm.start();
+        let event = vm.events().wait_for(PATIENCE).expect("an event");
+        assert!(matches!(event, Event::Exited { code: 7 }), "{event}");
+        stop.store(true, Ordering::Relaxed);
+        server.join().expect("the server does not panic")
+    });
+    assert!(
+        served >= 10 << 20 >> 12,
+        "{served} faults for the pages of 10 MiB"
+    );
+}
+
+#[test]
+fn faults_and_pushes_share_the_work() {
+    if !common::has_missing_pages("faults_and_pushes_share_the_work") {
+        return;
+    }
+    let (source, state) = filled();
+    let mut vm = machine_of(source.config());
+    let missing = MissingPages::open(vm.memory()).expect("opens");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| serve(&missing, &source, &stop));
+        vm.restore(&state).expect("restores");
+        vm.start();
+        // Chunks of 16 pages, all of them, over whatever the faults have brought already.
+        for first in (0..vm.memory().page_count()).step_by(16) {
+            let chunk: Vec<u8> = (first..first + 16)
+                .flat_map(|page| page_of(&source, page))
+                .collect();
+            missing.install(first, &chunk).expect("installs");
+        }
+        let event = vm.events().wait_for(PATIENCE).expect("an event");
+        assert!(matches!(event, Event::Exited { code: 7 }), "{event}");
+        stop.store(true, Ordering::Relaxed);
+    });
+    vm.pause().expect("pauses");
+    missing.close().expect("closes");
+    for page in 0..vm.memory().page_count() {
+        assert_eq!(page_of(&vm, page), page_of(&source, page), "page {page}");
+    }
+}
+
+#[test]
+fn a_present_page_is_never_overwritten() {
+    if !common::has_missing_pages("a_present_page_is_never_overwritten") {
+        return;
+    }
+    let vm = machine();
+    let missing = MissingPages::open(vm.memory()).expect("opens");
+    let page = PAGE_BYTES as usize;
+    assert_eq!(
+        missing.install(10, &vec![1; 2 * page]).expect("installs"),
+        2
+    );
+    assert_eq!(missing.install_zeros(14, 1).expect("installs"), 1);
+    assert_eq!(
+        missing.install(8, &vec![2; 8 * page]).expect("installs"),
+        5,
+        "8, 9, 12, 13, 15"
+    );
+    assert_eq!(missing.install(8, &vec![3; 8 * page]).expect("installs"), 0);
+    assert_eq!(missing.install_zeros(8, 9).expect("installs"), 1, "16");
+    let bytes: Vec<u8> = (8..17)
+        .map(|number| page_of(&vm, number)[page - 1])
+        .collect();
+    assert_eq!(bytes, [2, 2, 1, 1, 2, 2, 0, 2, 0]);
+    vm.memory().discard(8..9).expect("discards");
+    assert_eq!(
+        missing.install(8, &vec![4; page]).expect("installs"),
+        1,
+        "discarded is missing again"
+    );
+    missing.wake(0..1).expect("wakes nobody");
+    missing.close().expect("closes");
+    assert_eq!(page_of(&vm, 100), vec![0; page]);
+    MissingPages::open(vm.memory())
+        .expect("opens again")
+        .close()
+        .expect("closes");
+}
+
+#[test]
+fn a_machine_whose_pages_never_come_can_be_dropped() {
+    if !common::has_missing_pages("a_machine_whose_pages_never_come_can_be_dropped") {
+        return;
+    }
+    let mut source = booted(COUNT);
+    let state = source.save().expect("saves");
+    let mut vm = machine_of(source.config());
+    let missing = MissingPages::open(vm.memory()).expect("opens");
+    // What restoring may touch is there; what the guest runs is not.
+    vm.restore(&state).expect("restores");
+    vm.start();
+    let mut waiting = Vec::new();
+    until("the guest waits for a page", || {
+        faults(&missing, &mut waiting);
+        !waiting.is_empty()
+    });
+    drop(missing);
+    drop(vm);
+    source.start();
+    until_counting(&source);
+}
