@@ -27,8 +27,8 @@ pub fn boot(start_info: u64) -> ! {
     };
     // Everything the boot protocol left in memory is read here: the fill will overwrite it.
     let line = command_line(info);
-    let scrub = memory::has_firmware();
-    if scrub {
+    let firmware = memory::has_firmware();
+    if firmware {
         clear_telemetry();
     }
     let tsc_khz = tsc::khz(line.tsc_khz);
@@ -51,7 +51,7 @@ pub fn boot(start_info: u64) -> ! {
             },
             filled_pages: if line.fill == Fill::Zeros { 0 } else { filled },
             table: table.as_mut_ptr(),
-            scrub,
+            firmware,
         })
     };
     publish(guest, boot_tsc);

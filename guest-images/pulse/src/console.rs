@@ -71,6 +71,15 @@ impl Console {
         }
     }
 
+    /// Sends all there is. Bounded: a console nobody reads must not keep the guest from stopping.
+    pub fn flush(&mut self) {
+        for _ in 0..4 * Self::QUEUE {
+            if self.has_output() {
+                self.send_one();
+            }
+        }
+    }
+
     /// Reads a byte if the serial port has interrupted, or four times a second, so that an interrupt that was lost
     /// costs a moment and not the console.
     pub fn poll(&mut self, now: u64, tsc_khz: u64) -> Option<Command> {

@@ -4,7 +4,7 @@ use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 
 use telemetry::oracle::{Memory, PageRange};
-use telemetry::{CommandLine, TELEMETRY_ADDRESS, Telemetry};
+use telemetry::{CommandLine, PAGE_SIZE, TELEMETRY_ADDRESS, Telemetry};
 
 /// Decided at boot by vCPU 0, before any other runs; constant from then on.
 pub struct Guest {
@@ -20,8 +20,8 @@ pub struct Guest {
     pub filled_pages: u64,
     /// Table of sequences, one word for each page of the working set.
     pub table: *mut u64,
-    /// Whether firmware may have left pages that are not zero.
-    pub scrub: bool,
+    /// Whether firmware ran, and may have left pages anywhere that are not zero.
+    pub firmware: bool,
 }
 
 struct Shared(UnsafeCell<MaybeUninit<Guest>>);
@@ -41,6 +41,12 @@ impl Guest {
             start: self.working_set.end,
             end: self.owned.page_count(),
         }
+    }
+
+    /// Whether the page with this index may hold something, though nobody wrote it: after firmware any page may, and in
+    /// the first megabyte are the boot protocol's structures and the other vCPUs' start code. No other page is touched.
+    pub fn must_scrub(&self, index: u64) -> bool {
+        self.firmware || self.owned.number(index) < TELEMETRY_ADDRESS / PAGE_SIZE as u64
     }
 
     /// vCPU `vcpu`'s part of the table.

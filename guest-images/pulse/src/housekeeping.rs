@@ -61,11 +61,11 @@ impl Housekeeping {
         watch_clock(&parts[0]);
         match telemetry.requests.stop.load(Relaxed) {
             0 => {}
-            code => failure::stop((code - 1) as u8),
+            code => self.stop((code - 1) as u8),
         }
         match self.console.poll(now, guest.tsc_khz) {
             None => {}
-            Some(Command::Stop(code)) => failure::stop(code),
+            Some(Command::Stop(code)) => self.stop(code),
             Some(Command::Status) => self.status(guest, now, header, parts),
             Some(Command::Check) => {
                 self.asked = true;
@@ -96,12 +96,21 @@ impl Housekeeping {
         self.report(guest, header, parts);
     }
 
+    /// Says what is still to be said, and stops.
+    fn stop(&mut self, code: u8) -> ! {
+        self.console.flush();
+        failure::stop(code)
+    }
+
     /// Prints the result of a check a user asked for, and any check's that found something.
     fn report(&mut self, guest: &Guest, header: &Header, parts: &[VcpuPart]) {
         let requested = header.own_checks.load(Relaxed);
-        let finished = parts
-            .iter()
-            .all(|part| part.own_check_done.load(SeqCst) == requested);
+        // A check is finished when all vCPUs have finished the same ones.
+        let host_check = parts[0].check_done.load(SeqCst);
+        let finished = parts.iter().all(|part| {
+            part.own_check_done.load(SeqCst) == requested
+                && part.check_done.load(SeqCst) == host_check
+        });
         let errors = sum(parts, |part| part.errors.load(Relaxed));
         if !finished || (requested == self.reported && errors == self.errors) {
             return;

@@ -80,14 +80,15 @@ pub fn run(vcpu: usize) -> ! {
 impl Worker {
     fn fill(&mut self) {
         self.part.phase.store(Phase::Filling as u64, Relaxed);
-        if self.guest.filled_pages > 0 || self.guest.scrub {
-            let own = self.guest.slice(self.guest.working_set, self.vcpu);
-            let share = self.guest.slice(self.guest.rest(), self.vcpu);
-            for index in (own.start..own.end).chain(share.start..share.end) {
-                if self.guest.scrub {
-                    self.writer.scrub_page(index);
-                }
-                self.writer.fill_page(index);
+        let own = self.guest.slice(self.guest.working_set, self.vcpu);
+        let share = self.guest.slice(self.guest.rest(), self.vcpu);
+        for index in (own.start..own.end).chain(share.start..share.end) {
+            let scrub = self.guest.must_scrub(index);
+            if scrub {
+                self.writer.scrub_page(index);
+            }
+            self.writer.fill_page(index);
+            if scrub || index < self.guest.filled_pages {
                 self.clock.step(rdtsc(), Activity::Fill);
             }
         }

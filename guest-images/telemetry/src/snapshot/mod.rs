@@ -167,7 +167,7 @@ impl Snapshot {
     /// All errors the guest ever found: pages, its tables, its image, and vector registers.
     #[must_use]
     pub fn errors(&self) -> u64 {
-        self.sum(|vcpu| vcpu.errors + vcpu.register_errors)
+        self.sum(|vcpu| vcpu.errors.wrapping_add(vcpu.register_errors))
     }
 
     /// The first errors of all vCPUs, named.

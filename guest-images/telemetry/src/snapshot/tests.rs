@@ -203,3 +203,44 @@ fn request_words_lie_in_the_hosts_page() {
     assert_eq!(GAP_EPOCH_ADDRESS, TELEMETRY_ADDRESS + 4104);
     assert_eq!(STOP_REQUEST_ADDRESS, TELEMETRY_ADDRESS + 4112);
 }
+
+#[test]
+fn a_guest_that_lies_is_decoded_or_refused_without_a_panic() {
+    let mut random = 7u64;
+    let mut next = || {
+        random = crate::words::mix(random.wrapping_add(crate::words::STEP));
+        random
+    };
+    for round in 0..200 {
+        let mut lies = bytes(&telemetry(16));
+        // Mostly a few wild words in the vCPUs' pages; at times all of them, and the header's.
+        let count = if round % 10 == 0 { 9_000 } else { 40 };
+        for _ in 0..count {
+            let from = if round % 20 == 0 { 24 } else { 8_192 };
+            let at = from + next() as usize % (lies.len() - 8 - from);
+            lies[at..at + 8].copy_from_slice(&next().to_le_bytes());
+        }
+        if let Ok(snapshot) = Snapshot::parse(&lies) {
+            let _ = (
+                snapshot.errors(),
+                snapshot.heartbeat(),
+                snapshot.pages_written(),
+            );
+            let _ = (snapshot.check_result(0), snapshot.next_check_request());
+            let _ = snapshot
+                .longest_gap_since(next())
+                .map(|(_, gap)| snapshot.duration(gap.ticks));
+        }
+    }
+}
+
+#[test]
+fn telemetry_cut_at_any_page_is_refused() {
+    let good = bytes(&telemetry(1));
+    for end in (0..good.len()).step_by(509) {
+        assert_eq!(
+            Snapshot::parse(&good[..end]).unwrap_err(),
+            SnapshotError::Truncated { bytes: end }
+        );
+    }
+}
