@@ -1,1 +1,22 @@
-//! Placeholder.
+//! Ferry's migration engine.
+//!
+//! Start with [`strategy`], one short file each; [`vm`] is the seam to a machine; [`source`] and
+//! [`destination`] are the two sides, [`protocol`] what they say to each other, [`pages`] and
+//! [`transport`] how memory travels, and [`timeline`] where downtime comes from. Everything is
+//! tested on the machine of [`sim`], without KVM.
+
+pub mod destination;
+#[cfg(feature = "kvm")]
+pub mod kvm_vm;
+pub mod options;
+pub mod pages;
+pub mod progress;
+pub mod protocol;
+pub mod report;
+pub mod sim;
+pub mod source;
+pub mod strategy;
+pub mod timeline;
+pub mod transport;
+mod urgent;
+pub mod vm;

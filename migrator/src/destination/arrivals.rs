@@ -1,0 +1,207 @@
+//! Missing pages as they arrive: each is installed once, whichever link brought it.
+
+use std::sync::{
+    Condvar, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use thiserror::Error;
+
+use crate::{
+    pages::{Claims, Digest, PAGE_SIZE, PageNumber, PageRun, PageSet, RunBytes, SinkError},
+    protocol::{Frame, FrameKind, MAX_FRAME_PAGES},
+    transport::Wire,
+    vm::MissingPages,
+};
+
+/// Some thread gave up: what is missing will not come.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("missing pages will not come")]
+pub(super) struct Stopped;
+
+/// What is still missing, shared by all threads that install pages.
+pub(super) struct Arrivals {
+    expected: PageSet,
+    claims: Claims,
+    remaining: AtomicU64,
+    digest: AtomicU64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Pages are missing, and the guest has not started.
+    Loading,
+    /// Pages are missing, and the guest runs.
+    Running,
+    /// Nothing is missing.
+    Complete,
+    /// Pages are missing and will not come.
+    Stopped,
+}
+
+impl Arrivals {
+    /// `missing` is to arrive; `landed` is the digest of what is there already.
+    pub fn new(missing: PageSet, landed: Digest) -> Arrivals {
+        let remaining = missing.len();
+        Arrivals {
+            claims: Claims::new(missing.clone()),
+            expected: missing,
+            remaining: AtomicU64::new(remaining),
+            digest: AtomicU64::new(landed.0),
+            state: Mutex::new(if remaining == 0 { State::Complete } else { State::Loading }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Whether the page is one that the source will send.
+    pub fn is_expected(&self, page: PageNumber) -> bool {
+        self.expected.contains(page)
+    }
+
+    /// How many pages have not come.
+    pub fn remaining(&self) -> u64 {
+        self.remaining.load(Ordering::Acquire)
+    }
+
+    /// The digest of all that is there.
+    pub fn digest(&self) -> Digest {
+        Digest(self.digest.load(Ordering::Acquire))
+    }
+
+    /// The guest is about to start, unless it is known already that its pages will not come.
+    pub fn begin_running(&self) -> Result<(), Stopped> {
+        let mut state = self.lock();
+        match *state {
+            State::Loading => *state = State::Running,
+            State::Running | State::Complete => {}
+            State::Stopped => return Err(Stopped),
+        }
+        Ok(())
+    }
+
+    /// Waits until all is there, or until a thread has given up.
+    pub fn wait_until_complete(&self) -> Result<(), Stopped> {
+        let state = self.lock();
+        let state = self.changed.wait_while(state, |state| matches!(state, State::Loading | State::Running));
+        match *state.unwrap_or_else(PoisonError::into_inner) {
+            State::Complete => Ok(()),
+            _ => Err(Stopped),
+        }
+    }
+
+    /// Nothing more will come. A guest that runs goes on waiting for what it touches; but if it has
+    /// not started it never will, and whoever waits on its behalf, loading its state, is let go.
+    pub fn stop(&self, missing: &dyn MissingPages) {
+        let mut state = self.lock();
+        let before = *state;
+        if matches!(before, State::Loading | State::Running) {
+            *state = State::Stopped;
+            self.changed.notify_all();
+        }
+        if before == State::Loading
+            && let Err(error) = missing.unwatch()
+        {
+            tracing::error!(
+                error = crate::report::in_words(&error),
+                "whoever waits for missing pages goes on waiting"
+            );
+        }
+    }
+
+    /// Receives a frame's payload and installs its pages.
+    pub fn receive(
+        &self,
+        frame: &Frame,
+        wire: &mut dyn Wire,
+        staging: &mut Staging,
+        missing: &dyn MissingPages,
+    ) -> Result<(), SinkError> {
+        if frame.kind != FrameKind::FrozenPages {
+            return Err(SinkError::OutOfPlace { found: frame.kind });
+        }
+        let payload = staging.pages(frame.data_pages);
+        wire.receive_runs(&[RunBytes::of_buffer(payload)])?;
+        self.check(frame, payload)?;
+        let mut at = 0;
+        for run in frame.raw_runs() {
+            self.install(run, &payload[at..at + run.byte_len()], missing)?;
+            at += run.byte_len();
+        }
+        for run in frame.zero_runs() {
+            self.claim_each(run, |run| missing.install_zeros(run))?;
+        }
+        Ok(())
+    }
+
+    fn install(&self, run: PageRun, bytes: &[u8], missing: &dyn MissingPages) -> Result<(), SinkError> {
+        self.claim_each(run, |part| {
+            let at = PageRun::new(0, part.first - run.first).byte_len();
+            let bytes = &bytes[at..at + part.byte_len()];
+            let mut digest = Digest::default();
+            digest.add(part.first, bytes);
+            self.digest.fetch_add(digest.0, Ordering::AcqRel);
+            missing.install(part.first, bytes)
+        })
+    }
+
+    /// Installs those parts of `run` that nobody has installed yet.
+    fn claim_each(
+        &self,
+        run: PageRun,
+        mut install: impl FnMut(PageRun) -> Result<u64, crate::vm::VmError>,
+    ) -> Result<(), SinkError> {
+        let mut from = run.first;
+        while let Some(part) = self.claims.claim_within(PageRun::new(from, run.end() - from)) {
+            if install(part).map_err(SinkError::Install)? != part.count {
+                return Err(SinkError::AlreadyThere { first: part.first });
+            }
+            from = part.end();
+            if self.remaining.fetch_sub(part.count, Ordering::AcqRel) == part.count {
+                *self.lock() = State::Complete;
+                self.changed.notify_all();
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, frame: &Frame, payload: &[u8]) -> Result<(), SinkError> {
+        let mut found = Digest::default();
+        let mut at = 0;
+        for run in frame.raw_runs() {
+            found.add(run.first, &payload[at..at + run.byte_len()]);
+            at += run.byte_len();
+        }
+        if found.0 != frame.digest {
+            let first = frame.raw_runs().next().map_or(0, |run| run.first);
+            return Err(SinkError::Damaged { first, found: found.0, expected: frame.digest });
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a frame's pages wait until they are installed; one a thread.
+pub(super) struct Staging(Vec<AlignedPage>);
+
+#[derive(Clone)]
+#[repr(C, align(4096))]
+struct AlignedPage([u8; PAGE_SIZE]);
+
+impl Staging {
+    /// Room for the largest frame.
+    pub fn new() -> Staging {
+        Staging(vec![AlignedPage([0; PAGE_SIZE]); MAX_FRAME_PAGES as usize])
+    }
+
+    fn pages(&mut self, count: u64) -> &mut [u8] {
+        let pages = &mut self.0[..count as usize];
+        // SAFETY: an array of pages is their bytes, without padding: `AlignedPage` is one page long
+        // and aligned to as much.
+        unsafe { std::slice::from_raw_parts_mut(pages.as_mut_ptr().cast(), pages.len() * PAGE_SIZE) }
+    }
+}

@@ -1,0 +1,118 @@
+//! The thread that receives a bulk link: first into memory, until the stage ends that must be there
+//! before the start; then, where pages are missing, through their installer.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread::Builder,
+};
+
+use super::{
+    TICK,
+    arrivals::{Arrivals, Staging},
+};
+use crate::{
+    pages::{Digest, GuestPages, Landing, PageSink, SinkError},
+    protocol::FrameKind,
+    transport::{Interrupt, Wire},
+    vm::MissingPages,
+};
+
+type Installer = (Arc<Arrivals>, Arc<dyn MissingPages>);
+
+/// A bulk link being received.
+pub(super) struct BulkReceiver {
+    stage: Receiver<Option<Digest>>,
+    install: Sender<Installer>,
+    error: Arc<Mutex<Option<SinkError>>>,
+}
+
+impl BulkReceiver {
+    /// Begins to receive into memory. A failure raises `halt` and can be taken from here.
+    pub fn spawn(
+        wire: Box<dyn Wire>,
+        pages: Arc<dyn GuestPages>,
+        keep_digest: bool,
+        halt: &Interrupt,
+    ) -> io::Result<BulkReceiver> {
+        let (stage_sender, stage) = channel();
+        let (install, installer) = channel();
+        let error: Arc<Mutex<Option<SinkError>>> = Arc::default();
+        let failed = Arc::clone(&error);
+        let halt = halt.clone();
+        Builder::new().name("bulk-receiver".to_owned()).spawn(move || {
+            if let Err(error) = run(wire, &*pages, keep_digest, &stage_sender, &installer) {
+                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                halt.raise();
+            }
+        })?;
+        Ok(BulkReceiver { stage, install, error })
+    }
+
+    /// Waits until all that must be there before the start is there. Returns its digest, if kept.
+    pub fn stage_end(&self, halt: &Interrupt) -> Result<Option<Digest>, SinkError> {
+        loop {
+            match self.stage.recv_timeout(TICK) {
+                Ok(digest) => return Ok(digest),
+                Err(RecvTimeoutError::Timeout) if !halt.is_raised() => {}
+                Err(_) => {
+                    let interrupted = || SinkError::Link(io::ErrorKind::Interrupted.into());
+                    return Err(self.take_error().unwrap_or_else(interrupted));
+                }
+            }
+        }
+    }
+
+    /// What comes from here on are missing pages.
+    pub fn begin_installing(&self, arrivals: &Arc<Arrivals>, missing: &Arc<dyn MissingPages>) {
+        // If the thread is gone it has failed, and its error says why.
+        self.install.send((arrivals.clone(), missing.clone())).ok();
+    }
+
+    /// What went wrong, if anything has.
+    pub fn take_error(&self) -> Option<SinkError> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+fn run(
+    mut wire: Box<dyn Wire>,
+    pages: &dyn GuestPages,
+    keep_digest: bool,
+    stage: &Sender<Option<Digest>>,
+    installer: &Receiver<Installer>,
+) -> Result<(), SinkError> {
+    let mut sink = PageSink::new(pages.page_count());
+    let mut landing = Landing::new(pages, keep_digest);
+    sink.receive_stage(&mut *wire, &mut landing)?;
+    // Whoever no longer listens has given up already.
+    stage.send(landing.digest()).ok();
+    let Ok((arrivals, missing)) = installer.recv() else { return Ok(()) };
+    // The guest may run here: what is missing must come, whatever the user says now.
+    wire.ignore_interrupt();
+    let result = install(&mut sink, &mut *wire, &arrivals, &*missing);
+    if result.is_err() {
+        arrivals.stop(&*missing);
+    }
+    result
+}
+
+/// Receives the pages that the source pushes, until it has pushed all.
+fn install(
+    sink: &mut PageSink,
+    wire: &mut dyn Wire,
+    arrivals: &Arrivals,
+    missing: &dyn MissingPages,
+) -> Result<(), SinkError> {
+    let mut staging = Staging::new();
+    loop {
+        let frame = sink.receive_frame(wire)?;
+        if frame.kind == FrameKind::StageEnd {
+            return Ok(());
+        }
+        arrivals.receive(&frame, wire, &mut staging, missing)?;
+    }
+}

@@ -1,0 +1,196 @@
+//! The thread that vCPUs wait for: it requests the missing pages they touch and installs the answers.
+//!
+//! One thread does both, so that a page fault costs no hop between threads on this side. It waits
+//! for whichever comes first: a fault, or an answer on the urgent link.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread::{Builder, JoinHandle},
+    time::Instant,
+};
+
+use hdrhistogram::Histogram;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+use super::arrivals::{Arrivals, Staging};
+use crate::{
+    pages::{Encoding, PageNumber, PageRun, PageSink, SinkError},
+    protocol::{FaultStatistics, Frame, FrameKind, FrameWriter, MAX_FRAME_RUNS, Segment},
+    timeline::micros,
+    transport::Wire,
+    vm::MissingPages,
+};
+
+/// Serves page faults, from the moment it is told what is missing.
+pub(super) struct FaultServer {
+    missing: Arc<dyn MissingPages>,
+    begin: Sender<Arc<Arrivals>>,
+    stop: Arc<OwnedFd>,
+    thread: JoinHandle<Result<FaultStatistics, SinkError>>,
+}
+
+impl FaultServer {
+    /// Makes it ready.
+    pub fn spawn(
+        wire: Box<dyn Wire>,
+        missing: Arc<dyn MissingPages>,
+        page_count: u64,
+    ) -> io::Result<FaultServer> {
+        let (begin, wait) = channel();
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let (stopped, serves) = (stop.clone(), missing.clone());
+        let thread = Builder::new().name("fault-server".to_owned()).spawn(move || {
+            crate::urgent::raise_priority();
+            Server::begin(wire, serves, page_count, &wait)
+                .map_or(Ok(FaultStatistics::default()), |server| server.run(&stopped))
+        })?;
+        Ok(FaultServer { missing, begin, stop, thread })
+    }
+
+    /// Faults are served from here on.
+    pub fn begin(&self, arrivals: &Arc<Arrivals>) {
+        // If the thread is gone, it has panicked, and joining it says so.
+        self.begin.send(arrivals.clone()).ok();
+    }
+
+    /// The pages it watches.
+    pub fn missing(&self) -> &Arc<dyn MissingPages> {
+        &self.missing
+    }
+
+    /// Ends it: with `complete`, nothing is missing any more and nobody will wait again. Otherwise
+    /// whoever touches a missing page goes on waiting.
+    pub fn finish(self, complete: bool) -> Result<FaultStatistics, SinkError> {
+        drop(self.begin);
+        let unwatched = if complete { self.missing.unwatch().map_err(SinkError::Install) } else { Ok(()) };
+        rustix::io::write(&*self.stop, &1u64.to_ne_bytes()).map_err(io::Error::from)?;
+        let statistics = self.thread.join().map_err(|_| io::Error::other("the fault thread panicked"))??;
+        unwatched.map(|()| statistics)
+    }
+}
+
+struct Server {
+    wire: Box<dyn Wire>,
+    missing: Arc<dyn MissingPages>,
+    arrivals: Arc<Arrivals>,
+    sink: PageSink,
+    staging: Staging,
+    writer: FrameWriter,
+    /// When pages that are requested and not yet here were asked for.
+    requested: HashMap<PageNumber, Instant>,
+    latencies: Histogram<u32>,
+}
+
+impl Server {
+    fn begin(
+        mut wire: Box<dyn Wire>,
+        missing: Arc<dyn MissingPages>,
+        page_count: u64,
+        begin: &Receiver<Arc<Arrivals>>,
+    ) -> Option<Server> {
+        let arrivals = begin.recv().ok()?;
+        wire.ignore_interrupt();
+        Some(Server {
+            wire,
+            missing,
+            arrivals,
+            sink: PageSink::new(page_count),
+            staging: Staging::new(),
+            writer: FrameWriter::default(),
+            requested: HashMap::new(),
+            latencies: Histogram::new(3).expect("3 digits are in range"),
+        })
+    }
+
+    /// Serves until stopped. When the link fails, whoever waits for all pages is told.
+    fn run(mut self, stop: &OwnedFd) -> Result<FaultStatistics, SinkError> {
+        let result = self.serve(stop);
+        if result.is_err() {
+            self.arrivals.stop(&*self.missing);
+        }
+        result.map(|()| self.statistics())
+    }
+
+    fn serve(&mut self, stop: &OwnedFd) -> Result<(), SinkError> {
+        let mut faults = Vec::new();
+        loop {
+            let [fault, answer, stopped] = wait(&*self.missing, &*self.wire, stop)?;
+            if answer {
+                self.receive_answer()?;
+            }
+            if fault {
+                self.missing.next_faults(&mut faults).map_err(SinkError::Install)?;
+                self.request(&faults)?;
+                faults.clear();
+            }
+            if stopped {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Asks for pages that were touched, each once.
+    fn request(&mut self, faults: &[PageNumber]) -> Result<(), SinkError> {
+        let now = Instant::now();
+        let mut wanted: Vec<Segment> = Vec::with_capacity(faults.len());
+        for &page in faults {
+            if !self.arrivals.is_expected(page) {
+                // Never sent because it never held anything.
+                self.missing.install_zeros(PageRun::one(page)).map_err(SinkError::Install)?;
+            } else if self.requested.insert(page, now).is_none() {
+                wanted.push((Encoding::Raw, PageRun::one(page)));
+            }
+        }
+        for batch in wanted.chunks(MAX_FRAME_RUNS) {
+            self.wire.send(self.writer.encode(FrameKind::Request, 0, 0, batch), &[])?;
+        }
+        Ok(())
+    }
+
+    fn receive_answer(&mut self) -> Result<(), SinkError> {
+        let frame: Frame = self.sink.receive_frame(&mut *self.wire)?;
+        self.arrivals.receive(&frame, &mut *self.wire, &mut self.staging, &*self.missing)?;
+        let now = Instant::now();
+        for page in frame.segments.iter().flat_map(|(_, run)| run.pages()) {
+            if let Some(asked) = self.requested.remove(&page) {
+                self.latencies.saturating_record(micros(now - asked));
+            }
+        }
+        Ok(())
+    }
+
+    fn statistics(&self) -> FaultStatistics {
+        let mut histogram: Vec<u64> = Vec::new();
+        for value in self.latencies.iter_recorded() {
+            let bucket = (u64::BITS - value.value_iterated_to().leading_zeros()) as usize;
+            histogram.resize(histogram.len().max(bucket + 1), 0);
+            histogram[bucket] += value.count_at_value() as u64;
+        }
+        FaultStatistics {
+            count: self.latencies.len(),
+            p50_us: self.latencies.value_at_quantile(0.5),
+            p99_us: self.latencies.value_at_quantile(0.99),
+            max_us: self.latencies.max(),
+            histogram,
+        }
+    }
+}
+
+/// Waits for a fault, an answer, or the word to stop.
+fn wait(missing: &dyn MissingPages, wire: &dyn Wire, stop: &OwnedFd) -> Result<[bool; 3], SinkError> {
+    let (faults, answers, stop) = (missing.as_fd(), wire.as_fd(), stop.as_fd());
+    let mut fds = [faults, answers, stop].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    loop {
+        match poll(&mut fds, None) {
+            Ok(_) => return Ok([0, 1, 2].map(|i| !fds[i].revents().is_empty())),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(SinkError::Link(error.into())),
+        }
+    }
+}

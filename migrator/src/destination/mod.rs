@@ -1,0 +1,283 @@
+//! The destination's side of a migration.
+//!
+//! ```text
+//!   listen ──► prepare ──► receiving ──► loaded ──► running ──► complete
+//!     ▲           │            │           │           │
+//!     └───────────┴────────────┴───────────┘           └──► interrupted: the guest waits for
+//!       nothing ran here; the next one may come              pages that only the source has
+//! ```
+//!
+//! The destination knows no strategy: it receives pages until the state comes, and runs the guest
+//! with missing pages or without. It starts nothing before the source has said Start, which the
+//! source says only after it gave the guest up.
+
+mod arrivals;
+mod bulk;
+mod error;
+mod faults;
+mod links;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub use error::ReceiveError;
+
+use crate::{
+    pages::{Digest, SinkError},
+    protocol::{ControlLink, FaultStatistics, FromDestination, FromSource, LoadTimes, Offer, StateMessage},
+    report::in_words,
+    timeline::micros,
+    transport::{Acceptor, Interrupt},
+    vm::{DestinationHost, DestinationVm, VmDescription},
+};
+use arrivals::Arrivals;
+use bulk::BulkReceiver;
+use faults::FaultServer;
+
+type Control = ControlLink<FromDestination, FromSource>;
+
+/// A VM that has arrived and runs.
+#[derive(Debug)]
+pub struct Arrival<V> {
+    /// The machine.
+    pub vm: V,
+    /// What the source said of it.
+    pub description: VmDescription,
+    /// How missing pages were waited for.
+    pub faults: FaultStatistics,
+}
+
+/// Waits for one VM and takes it in: until it runs here with all of its memory, or has failed to.
+/// After a failure the next one may be waited for with the same acceptor.
+///
+/// `on_start` is called once, when the guest runs here, before its last missing page has come.
+///
+/// # Errors
+/// [`ReceiveError`] says what went wrong and where the guest is now.
+pub fn receive<H: DestinationHost>(
+    host: &mut H,
+    acceptor: &mut dyn Acceptor,
+    interrupt: &Interrupt,
+    on_start: impl FnOnce(&VmDescription),
+) -> Result<Arrival<H::Vm>, ReceiveError<H::Vm>> {
+    // Raised by whichever thread fails first, so that the others stop waiting.
+    let halt = interrupt.child(None);
+    let (control, migration) = links::accept_control(acceptor, &halt)?;
+    let mut control = Control::new(control);
+    let result = prepare(host, &mut control).and_then(|(vm, offer)| {
+        let links = links::accept_data(acceptor, &halt, migration, &offer)?;
+        Prepared::new(vm, offer, links, &halt)
+    });
+    let ready = match result {
+        Ok(ready) => ready,
+        Err(error) => return Err(call_off(&mut control, error)),
+    };
+    ready.receive(control, on_start)
+}
+
+/// Makes the machine and rehearses the start. What the source must know goes into the error.
+fn prepare<H: DestinationHost>(
+    host: &mut H,
+    control: &mut Control,
+) -> Result<(H::Vm, Offer), ReceiveError<H::Vm>> {
+    control.wire().set_patience(Some(links::GREETING_PATIENCE));
+    let offer = match control.receive()? {
+        FromSource::Offer(offer) => offer,
+        other => return Err(ReceiveError::unexpected(other)),
+    };
+    control.wire().set_patience(None);
+    let refuse = ReceiveError::Refused;
+    if offer.may_miss_pages {
+        host.check_missing_pages().map_err(refuse)?;
+    }
+    let mut vm = host.create(&offer.vm).map_err(refuse)?;
+    let begin = Instant::now();
+    vm.load_state(&offer.rehearsal).map_err(refuse)?;
+    let load_us = micros(begin.elapsed());
+    // Loading may have written to memory, which is to be all zeros when pages come.
+    vm.discard().map_err(refuse)?;
+    if offer.populate {
+        vm.populate().map_err(refuse)?;
+    }
+    control.send(&FromDestination::Accepted { load_us })?;
+    Ok((vm, offer))
+}
+
+/// Tells the source why, if it is still there; hands the error back.
+fn call_off<V>(control: &mut Control, error: ReceiveError<V>) -> ReceiveError<V> {
+    control.wire().ignore_interrupt();
+    let reason = in_words(&error);
+    let message = match error {
+        ReceiveError::Refused(_) => FromDestination::Refused { reason },
+        _ => FromDestination::Abort { reason },
+    };
+    control.send(&message).ok();
+    error
+}
+
+/// Everything is there but the guest.
+struct Prepared<V> {
+    vm: V,
+    offer: Offer,
+    bulk: BulkReceiver,
+    faults: Option<FaultServer>,
+    halt: Interrupt,
+}
+
+impl<V: DestinationVm> Prepared<V> {
+    fn new(
+        mut vm: V,
+        offer: Offer,
+        links: links::DataLinks,
+        halt: &Interrupt,
+    ) -> Result<Prepared<V>, ReceiveError<V>> {
+        let faults = match links.urgent {
+            Some(urgent) => {
+                let missing = vm.watch_missing().map_err(ReceiveError::Refused)?;
+                Some(FaultServer::spawn(urgent, missing, offer.vm.page_count).map_err(ReceiveError::Thread)?)
+            }
+            None => None,
+        };
+        let bulk =
+            BulkReceiver::spawn(links.bulk, vm.pages(), offer.digest, halt).map_err(ReceiveError::Thread)?;
+        Ok(Prepared { vm, offer, bulk, faults, halt: halt.clone() })
+    }
+
+    fn receive(
+        mut self,
+        mut control: Control,
+        on_start: impl FnOnce(&VmDescription),
+    ) -> Result<Arrival<V>, ReceiveError<V>> {
+        let start = self.load(&mut control).and_then(|arrivals| {
+            let received = await_start(&mut control)?;
+            arrivals.begin_running().map_err(|_| ReceiveError::Stopped)?;
+            self.vm.start().map_err(ReceiveError::Start)?;
+            control.wire().ignore_interrupt();
+            Ok((arrivals, received.elapsed()))
+        });
+        let (arrivals, start) = match start {
+            Ok(started) => started,
+            Err(error) => {
+                let error = reason(error, &self.bulk, &mut control);
+                return Err(call_off(&mut control, error));
+            }
+        };
+        // The guest runs here, whether the source hears of it or not.
+        control.send(&FromDestination::Running { start_us: micros(start) }).ok();
+        on_start(&self.offer.vm);
+        self.finish(control, &arrivals)
+    }
+
+    /// Takes in the state and all that must be there, and says so.
+    fn load(&mut self, control: &mut Control) -> Result<Arc<Arrivals>, ReceiveError<V>> {
+        let message = await_state(control)?;
+        let begin = Instant::now();
+        let landed = self.bulk.stage_end(&self.halt).map_err(ReceiveError::Pages)?;
+        let pages_us = micros(begin.elapsed());
+        let arrivals = self.expect(&message, landed)?;
+
+        let begin = Instant::now();
+        if let Some(expected) = message.digest {
+            // SAFETY: the guest has not started, and the receiver has come to the end of its stage.
+            let found = unsafe { crate::pages::digest_of(&*self.vm.pages()) };
+            if found != expected {
+                return Err(ReceiveError::Digest { found, expected });
+            }
+        }
+        let verify_us = micros(begin.elapsed());
+
+        let begin = Instant::now();
+        self.vm.load_state(&message.state).map_err(ReceiveError::Load)?;
+        let load_us = micros(begin.elapsed());
+        control.send(&FromDestination::Loaded(LoadTimes { pages_us, verify_us, load_us }))?;
+        Ok(arrivals)
+    }
+
+    /// From here on missing pages are known, waited for and installed.
+    fn expect(
+        &mut self,
+        message: &StateMessage,
+        landed: Option<Digest>,
+    ) -> Result<Arc<Arrivals>, ReceiveError<V>> {
+        let missing = message.missing.to_set(self.offer.vm.page_count).ok_or(ReceiveError::MissingSet)?;
+        if !missing.is_empty() && self.faults.is_none() {
+            return Err(ReceiveError::MissingSet);
+        }
+        let arrivals = Arc::new(Arrivals::new(missing, landed.unwrap_or_default()));
+        if let Some(faults) = &self.faults {
+            faults.begin(&arrivals);
+            self.bulk.begin_installing(&arrivals, faults.missing());
+        }
+        Ok(arrivals)
+    }
+
+    /// Waits until nothing is missing, and tells the source.
+    fn finish(self, mut control: Control, arrivals: &Arrivals) -> Result<Arrival<V>, ReceiveError<V>> {
+        let mut statistics = FaultStatistics::default();
+        if let Some(faults) = self.faults {
+            let installed = arrivals.wait_until_complete();
+            let ended = faults.finish(installed.is_ok());
+            if let Err(error) = installed.and(ended.as_ref().map(|_| ()).map_err(|_| arrivals::Stopped)) {
+                let missing_pages = arrivals.remaining();
+                let cause = self.bulk.take_error().or(ended.err());
+                tracing::error!(missing_pages, %error, "the source is gone");
+                return Err(ReceiveError::Interrupted {
+                    vm: self.vm,
+                    description: self.offer.vm,
+                    missing_pages,
+                    cause,
+                });
+            }
+            statistics = ended.unwrap_or_default();
+        }
+        let complete =
+            FromDestination::Complete { digest: Some(arrivals.digest()), faults: statistics.clone() };
+        // A source that does not hear it says "interrupted"; the guest is whole here all the same.
+        if let Err(error) = control.send(&complete) {
+            tracing::warn!(error = in_words(&error), "the source did not hear that it is free of duty");
+        }
+        Ok(Arrival { vm: self.vm, description: self.offer.vm, faults: statistics })
+    }
+}
+
+/// The reason behind an error. A thread that failed raised the interrupt, and what it met is the
+/// reason; but where it met the end of its link, the source may have said why on the control link.
+fn reason<V>(error: ReceiveError<V>, bulk: &BulkReceiver, control: &mut Control) -> ReceiveError<V> {
+    let Some(met) = bulk.take_error() else { return error };
+    if matches!(met, SinkError::Link(_)) {
+        control.wire().ignore_interrupt();
+        control.wire().set_patience(Some(LAST_WORDS));
+        while let Ok(message) = control.receive() {
+            if let FromSource::Abort { reason } = message {
+                return ReceiveError::Aborted { reason };
+            }
+        }
+    }
+    ReceiveError::Pages(met)
+}
+
+/// Answers probes until the state comes.
+fn await_state<V>(control: &mut Control) -> Result<StateMessage, ReceiveError<V>> {
+    loop {
+        match control.receive()? {
+            FromSource::Probe => control.send(&FromDestination::Probe)?,
+            FromSource::State(state) => return Ok(state),
+            other => return Err(ReceiveError::unexpected(other)),
+        }
+    }
+}
+
+/// Waits for the word to start; returns when it came.
+fn await_start<V>(control: &mut Control) -> Result<Instant, ReceiveError<V>> {
+    match control.receive()? {
+        FromSource::Start => Ok(Instant::now()),
+        other => Err(ReceiveError::unexpected(other)),
+    }
+}
+
+/// How long to wait for the reason why a link ended.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How often a thread that waits for another looks whether it should go on.
+const TICK: Duration = Duration::from_millis(20);

@@ -1,0 +1,208 @@
+//! Ferry's own machine behind the engine's seam: the only file here that knows `vmm`.
+
+use std::{os::fd::AsFd, os::fd::BorrowedFd, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use vmm::{Backing, CpuModel, GuestMemory, Vm, VmConfig};
+
+use crate::{
+    pages::{GuestPages, PAGE_SIZE, PageNumber, PageRun, PageSet, RunBytes},
+    vm::{DestinationHost, DestinationVm, MissingPages, SourceVm, VmDescription, VmError},
+};
+
+/// The kind of machine, as descriptions name it.
+pub const KIND: &str = "kvm";
+
+/// A KVM machine that can be moved.
+pub struct KvmVm {
+    name: String,
+    vm: Vm,
+    pages: Arc<KvmPages>,
+}
+
+/// What a destination must know of the kind.
+#[derive(Serialize, Deserialize)]
+struct Machine {
+    cpu: CpuModel,
+}
+
+impl KvmVm {
+    /// A machine with nothing in it.
+    ///
+    /// # Errors
+    /// Whatever `vmm` says.
+    pub fn new(name: &str, config: &VmConfig, cpu: &CpuModel) -> Result<KvmVm, VmError> {
+        let vm = Vm::new(config, cpu).map_err(VmError::new("make a machine"))?;
+        let pages = Arc::new(KvmPages(vm.memory().clone()));
+        Ok(KvmVm { name: name.to_owned(), vm, pages })
+    }
+
+    /// The machine itself, for what is no concern of a migration.
+    pub fn machine(&self) -> &Vm {
+        &self.vm
+    }
+
+    /// The machine itself, to boot it.
+    pub fn machine_mut(&mut self) -> &mut Vm {
+        &mut self.vm
+    }
+}
+
+impl SourceVm for KvmVm {
+    fn describe(&self) -> VmDescription {
+        let machine = postcard::to_stdvec(&Machine { cpu: self.vm.cpu().clone() });
+        VmDescription {
+            name: self.name.clone(),
+            kind: KIND.to_owned(),
+            page_count: self.pages.page_count(),
+            vcpus: self.vm.config().vcpus,
+            machine: machine.expect("plain numbers are always encoded"),
+        }
+    }
+
+    fn pages(&self) -> Arc<dyn GuestPages> {
+        self.pages.clone()
+    }
+
+    fn start_dirty_log(&mut self) -> Result<(), VmError> {
+        self.vm.start_dirty_log().map_err(VmError::new("start the dirty log"))
+    }
+
+    fn take_dirty(&mut self, dirty: &mut PageSet) -> Result<(), VmError> {
+        self.vm.harvest_dirty(dirty.words_mut()).map_err(VmError::new("take the dirty log"))?;
+        dirty.clear_tail();
+        Ok(())
+    }
+
+    fn stop_dirty_log(&mut self) -> Result<(), VmError> {
+        self.vm.stop_dirty_log().map_err(VmError::new("stop the dirty log"))
+    }
+
+    fn pause(&mut self) -> Result<(), VmError> {
+        self.vm.pause().map_err(VmError::new("pause the vCPUs"))
+    }
+
+    fn resume(&mut self) -> Result<(), VmError> {
+        self.vm.resume().map_err(VmError::new("resume the vCPUs"))
+    }
+
+    fn save_state(&mut self) -> Result<Vec<u8>, VmError> {
+        self.vm.save().map_err(VmError::new("save the machine's state"))
+    }
+}
+
+impl DestinationVm for KvmVm {
+    fn pages(&self) -> Arc<dyn GuestPages> {
+        self.pages.clone()
+    }
+
+    fn populate(&mut self) -> Result<(), VmError> {
+        let memory = self.vm.memory();
+        memory.populate(0..memory.page_count()).map_err(VmError::new("back guest memory"))
+    }
+
+    fn discard(&mut self) -> Result<(), VmError> {
+        let memory = self.vm.memory();
+        memory.discard(0..memory.page_count()).map_err(VmError::new("empty guest memory"))
+    }
+
+    fn watch_missing(&mut self) -> Result<Arc<dyn MissingPages>, VmError> {
+        let watched =
+            vmm::MissingPages::open(self.vm.memory()).map_err(VmError::new("watch missing pages"))?;
+        Ok(Arc::new(KvmMissing(watched)))
+    }
+
+    fn load_state(&mut self, state: &[u8]) -> Result<(), VmError> {
+        self.vm.restore(state).map_err(VmError::new("load the machine's state"))
+    }
+
+    fn start(&mut self) -> Result<(), VmError> {
+        self.vm.start();
+        Ok(())
+    }
+}
+
+struct KvmPages(Arc<GuestMemory>);
+
+impl GuestPages for KvmPages {
+    fn page_count(&self) -> u64 {
+        self.0.page_count()
+    }
+
+    fn bytes(&self, run: PageRun) -> RunBytes<'_> {
+        let page_count = self.page_count();
+        assert!(run.checked_end().is_some_and(|end| end <= page_count), "{run:?} of {page_count} pages");
+        // SAFETY: within guest memory, which is one mapping that lives as long as self.
+        unsafe { RunBytes::new(self.0.as_ptr().add(run.byte_offset()), run.byte_len()) }
+    }
+
+    fn absent(&self) -> PageSet {
+        let mut resident = PageSet::empty(self.page_count());
+        match self.0.resident(resident.words_mut()) {
+            Ok(()) => resident.complement(),
+            // Then every page is read.
+            Err(error) => {
+                tracing::debug!(error = crate::report::in_words(&error), "absent pages are not known");
+                PageSet::empty(self.page_count())
+            }
+        }
+    }
+}
+
+struct KvmMissing(vmm::MissingPages);
+
+impl MissingPages for KvmMissing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn next_faults(&self, faults: &mut Vec<PageNumber>) -> Result<(), VmError> {
+        let mut read = Vec::new();
+        self.0.read_faults(&mut read).map_err(VmError::new("read page faults"))?;
+        faults.extend(read.iter().map(|fault| fault.page));
+        Ok(())
+    }
+
+    fn install(&self, first: PageNumber, bytes: &[u8]) -> Result<u64, VmError> {
+        self.0.install(first, bytes).map_err(VmError::new("install pages"))
+    }
+
+    fn install_zeros(&self, run: PageRun) -> Result<u64, VmError> {
+        self.0.install_zeros(run.first, run.count).map_err(VmError::new("install zero pages"))
+    }
+
+    fn unwatch(&self) -> Result<(), VmError> {
+        self.0.clone().close().map_err(VmError::new("stop watching missing pages"))
+    }
+}
+
+/// Makes KVM machines.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KvmHost {
+    /// What holds the memory of the machines it makes.
+    pub backing: Backing,
+}
+
+impl DestinationHost for KvmHost {
+    type Vm = KvmVm;
+
+    fn create(&mut self, vm: &VmDescription) -> Result<KvmVm, VmError> {
+        let refuse = VmError::new("make a machine for it");
+        if vm.kind != KIND {
+            return Err(refuse(format!(
+                "this host makes machines of kind {KIND:?} and the VM is of kind {:?}",
+                vm.kind
+            )));
+        }
+        let machine: Machine =
+            postcard::from_bytes(&vm.machine).map_err(VmError::new("read the machine's description"))?;
+        machine.cpu.check_runs_here().map_err(VmError::new("give the guest the CPU it had"))?;
+        let memory_bytes = vm.page_count.saturating_mul(PAGE_SIZE as u64);
+        let config = VmConfig { memory_bytes, vcpus: vm.vcpus, backing: self.backing };
+        KvmVm::new(&vm.name, &config, &machine.cpu)
+    }
+
+    fn check_missing_pages(&self) -> Result<(), VmError> {
+        vmm::MissingPages::probe().map_err(VmError::new("run a VM with pages missing"))
+    }
+}

@@ -1,0 +1,128 @@
+//! Which pages still belong to nobody: the push and the page requests of post-copy share one
+//! guest's pages, and each page is to be sent by one of them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{PageNumber, PageRun, PageSet, set::mask};
+
+const WORD_BITS: u64 = u64::BITS as u64;
+
+/// Pages not yet sent by anyone; taking one is a single atomic step.
+///
+/// Relaxed order is enough: the pages themselves stand still while they are claimed, so a claim
+/// orders nothing but itself.
+#[derive(Debug)]
+pub struct Claims {
+    words: Vec<AtomicU64>,
+    page_count: u64,
+}
+
+impl Claims {
+    /// Every page of `set`, unclaimed.
+    pub fn new(mut set: PageSet) -> Claims {
+        let page_count = set.page_count();
+        Claims { words: set.words_mut().iter().map(|&word| AtomicU64::new(word)).collect(), page_count }
+    }
+
+    /// Claims the first run at `from` or later, no further than the end of its word of 64. `None` if
+    /// nothing is left from there to the end.
+    pub fn claim_next(&self, from: PageNumber) -> Option<PageRun> {
+        (from < self.page_count)
+            .then(|| self.claim_within(PageRun::new(from, self.page_count - from)))
+            .flatten()
+    }
+
+    /// Claims the first unclaimed part of `run`, no further than the end of its word of 64.
+    pub fn claim_within(&self, run: PageRun) -> Option<PageRun> {
+        let end = run.first.saturating_add(run.count).min(self.page_count);
+        let mut page = run.first;
+        while page < end {
+            let word_end = (page / WORD_BITS + 1) * WORD_BITS;
+            if let Some(part) = self.claim_in_word(page, end.min(word_end)) {
+                return Some(part);
+            }
+            page = word_end;
+        }
+        None
+    }
+
+    /// How many pages nobody has claimed.
+    pub fn remaining(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(word.load(Ordering::Relaxed).count_ones())).sum()
+    }
+
+    fn word(&self, page: PageNumber) -> &AtomicU64 {
+        &self.words[(page / WORD_BITS) as usize]
+    }
+
+    /// Claims the first unclaimed run in `page .. end`, which lies within one word.
+    fn claim_in_word(&self, page: PageNumber, end: PageNumber) -> Option<PageRun> {
+        let word = self.word(page);
+        let wanted = mask(page % WORD_BITS, end - page);
+        let mut seen = word.load(Ordering::Relaxed);
+        loop {
+            let left = seen & wanted;
+            if left == 0 {
+                return None;
+            }
+            let low = u64::from(left.trailing_zeros());
+            let count = u64::from((left >> low).trailing_ones());
+            match word.compare_exchange_weak(
+                seen,
+                seen & !mask(low, count),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Some(PageRun::new(page / WORD_BITS * WORD_BITS + low, count)),
+                Err(now) => seen = now,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_page_is_claimed_once_by_two_threads() {
+        let mut set = PageSet::all(100_000);
+        set.remove_run(PageRun::new(777, 1500));
+        let expected = set.clone();
+        let claims = Claims::new(set);
+        let claim_all = |mut from| {
+            let mut mine = PageSet::empty(100_000);
+            for _ in 0..2 {
+                while let Some(run) = claims.claim_next(from) {
+                    for page in run.pages() {
+                        assert!(mine.insert(page), "page {page} twice");
+                    }
+                    from = run.end();
+                }
+                from = 0;
+            }
+            mine
+        };
+        let (a, b) = std::thread::scope(|scope| {
+            let a = scope.spawn(|| claim_all(0));
+            let b = scope.spawn(|| claim_all(50_000));
+            (a.join().unwrap(), b.join().unwrap())
+        });
+        assert_eq!(a.len() + b.len(), expected.len());
+        let mut both = a;
+        both.union_with(&b);
+        assert_eq!(both, expected);
+        assert_eq!(claims.remaining(), 0);
+    }
+
+    #[test]
+    fn a_part_is_claimed_within_a_run_and_a_word() {
+        let claims = Claims::new(PageSet::all(256));
+        assert_eq!(claims.claim_within(PageRun::new(10, 4)), Some(PageRun::new(10, 4)));
+        assert_eq!(claims.claim_within(PageRun::new(10, 4)), None);
+        assert_eq!(claims.claim_within(PageRun::new(12, 4)), Some(PageRun::new(14, 2)));
+        assert_eq!(claims.claim_within(PageRun::new(62, 16)), Some(PageRun::new(62, 2)));
+        assert_eq!(claims.claim_within(PageRun::new(250, 99)), Some(PageRun::new(250, 6)));
+        assert_eq!(claims.remaining(), 256 - 4 - 2 - 2 - 6);
+    }
+}

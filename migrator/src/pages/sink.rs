@@ -1,0 +1,165 @@
+//! The destination's end of a bulk or urgent link: frames in, bytes scattered straight into place.
+
+use std::io;
+
+use thiserror::Error;
+
+use super::{Digest, GuestPages, PageNumber, PageSet};
+use crate::{
+    protocol::{Frame, FrameError, FrameHeader, FrameKind, HEADER_BYTES, MAX_FRAME_RUNS, RECORD_BYTES},
+    transport::Wire,
+    vm::VmError,
+};
+
+/// Why pages could not be received.
+#[derive(Debug, Error)]
+pub enum SinkError {
+    /// The link failed or was closed.
+    #[error("receive pages")]
+    Link(#[from] io::Error),
+    /// What came is no frame.
+    #[error("receive pages")]
+    Frame(#[from] FrameError),
+    /// Pages were damaged on the way.
+    #[error("pages from {first} on were damaged on the way: digest {found:016x}, expected {expected:016x}")]
+    Damaged {
+        /// The first page of the frame.
+        first: PageNumber,
+        /// The digest of what came.
+        found: u64,
+        /// The digest they were sent with.
+        expected: u64,
+    },
+    /// A frame that does not belong here.
+    #[error("a {found:?} frame came where pages were expected")]
+    OutOfPlace {
+        /// What it was.
+        found: FrameKind,
+    },
+    /// Pages could not be installed.
+    #[error("install missing pages")]
+    Install(#[source] VmError),
+    /// Somebody put something else into a missing page.
+    #[error("missing pages from {first} on were already there")]
+    AlreadyThere {
+        /// The first page of the run.
+        first: PageNumber,
+    },
+}
+
+/// Reads frames off a wire.
+pub struct PageSink {
+    records: Vec<u8>,
+    page_count: u64,
+}
+
+/// The last frame of a stage came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StageEnd(pub u32);
+
+impl PageSink {
+    /// For a guest of `page_count` pages.
+    pub fn new(page_count: u64) -> PageSink {
+        PageSink { records: vec![0; MAX_FRAME_RUNS * RECORD_BYTES], page_count }
+    }
+
+    /// Receives a frame without its payload, which is still on the wire.
+    ///
+    /// # Errors
+    /// [`SinkError::Link`] and [`SinkError::Frame`].
+    pub fn receive_frame(&mut self, wire: &mut dyn Wire) -> Result<Frame, SinkError> {
+        let mut header = [0; HEADER_BYTES];
+        wire.receive(&mut header)?;
+        let header = FrameHeader::decode(&header)?;
+        let records = &mut self.records[..header.record_bytes()];
+        wire.receive(records)?;
+        Ok(header.with_records(records, self.page_count)?)
+    }
+
+    /// Receives a stage's pages straight into the memory of a guest that has not started.
+    ///
+    /// # Errors
+    /// [`SinkError`].
+    pub fn receive_stage(
+        &mut self,
+        wire: &mut dyn Wire,
+        landing: &mut Landing<'_>,
+    ) -> Result<StageEnd, SinkError> {
+        loop {
+            let frame = self.receive_frame(wire)?;
+            match frame.kind {
+                FrameKind::LivePages | FrameKind::FrozenPages => landing.receive(wire, &frame)?,
+                FrameKind::StageEnd => return Ok(StageEnd(frame.stage)),
+                found @ FrameKind::Request => return Err(SinkError::OutOfPlace { found }),
+            }
+        }
+    }
+}
+
+/// The memory of a guest that has not started, as pages land in it.
+pub struct Landing<'a> {
+    pages: &'a dyn GuestPages,
+    /// Pages that hold something: only these need work to become zero.
+    written: PageSet,
+    /// The digest of what is there, if it is to be kept.
+    digest: Option<Digest>,
+}
+
+impl<'a> Landing<'a> {
+    /// Into memory that is all zeros.
+    pub fn new(pages: &'a dyn GuestPages, keep_digest: bool) -> Landing<'a> {
+        let written = PageSet::empty(pages.page_count());
+        Landing { pages, written, digest: keep_digest.then(Digest::default) }
+    }
+
+    /// The digest of all that has landed, if it was kept.
+    pub fn digest(&self) -> Option<Digest> {
+        self.digest
+    }
+
+    fn receive(&mut self, wire: &mut dyn Wire, frame: &Frame) -> Result<(), SinkError> {
+        self.forget_replaced(frame);
+        let runs: Vec<_> = frame.raw_runs().map(|run| self.pages.bytes(run)).collect();
+        wire.receive_runs(&runs)?;
+        frame.raw_runs().for_each(|run| self.written.insert_run(run));
+        for run in frame.zero_runs() {
+            let zeroed = run.pages().filter(|&page| self.written.contains(page));
+            zeroed.for_each(|page| self.pages.bytes(super::PageRun::one(page)).fill_zero());
+        }
+        self.check(frame)
+    }
+
+    /// Takes pages that are about to be replaced out of the digest.
+    fn forget_replaced(&mut self, frame: &Frame) {
+        let Some(digest) = &mut self.digest else { return };
+        for &(_, run) in &frame.segments {
+            for page in run.pages().filter(|&page| self.written.contains(page)) {
+                // SAFETY: the guest has not started, and this thread is the one that receives.
+                digest.remove_any(page, unsafe { self.pages.bytes(super::PageRun::one(page)).frozen() });
+            }
+        }
+    }
+
+    /// Compares with the digest that frozen pages carry, and adds pages to the one that is kept.
+    fn check(&mut self, frame: &Frame) -> Result<(), SinkError> {
+        let is_frozen = frame.kind == FrameKind::FrozenPages;
+        if !is_frozen && self.digest.is_none() {
+            return Ok(());
+        }
+        let mut landed = Digest::default();
+        for run in frame.raw_runs() {
+            // SAFETY: the guest has not started, and this thread is the one that receives.
+            let bytes = unsafe { self.pages.bytes(run).frozen() };
+            // A live page may have become zero after it was looked at.
+            if is_frozen { landed.add(run.first, bytes) } else { landed.add_any(run.first, bytes) }
+        }
+        if is_frozen && landed.0 != frame.digest {
+            let first = frame.raw_runs().next().map_or(0, |run| run.first);
+            return Err(SinkError::Damaged { first, found: landed.0, expected: frame.digest });
+        }
+        if let Some(digest) = &mut self.digest {
+            digest.merge(landed);
+        }
+        Ok(())
+    }
+}

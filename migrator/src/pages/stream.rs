@@ -1,0 +1,182 @@
+//! The source's end of a bulk or urgent link: runs of pages in, frames out, bytes gathered straight
+//! from guest memory.
+
+use std::{io, thread, time::Instant};
+
+use super::{Digest, GuestPages, PageRun, PageSet, RunBytes, Segments};
+use crate::{
+    pages::Encoding,
+    protocol::{
+        Frame, FrameKind, FrameWriter, HEADER_BYTES, MAX_FRAME_PAGES, MAX_FRAME_RUNS, RECORD_BYTES, Segment,
+    },
+    transport::{Interrupt, Throttle, Wire},
+};
+
+/// What was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Pages, zero or not.
+    pub pages: u64,
+    /// Those of them that were zero and cost no bytes.
+    pub zero_pages: u64,
+    /// Bytes on the wire, headers included.
+    pub bytes: u64,
+}
+
+impl Sent {
+    /// Adds another's.
+    pub fn add(&mut self, other: Sent) {
+        self.pages += other.pages;
+        self.zero_pages += other.zero_pages;
+        self.bytes += other.bytes;
+    }
+}
+
+/// A link that pages are sent on.
+pub struct PageStream {
+    wire: Box<dyn Wire>,
+    throttle: Option<(Throttle, Interrupt)>,
+    frame_pages: u64,
+    writer: FrameWriter,
+    segments: Vec<Segment>,
+    sent: Sent,
+}
+
+impl PageStream {
+    /// Over a wire on which greetings have been exchanged. A throttled stream waits until it may
+    /// send, unless interrupted.
+    pub fn new(wire: Box<dyn Wire>, throttle: Option<(Throttle, Interrupt)>) -> PageStream {
+        PageStream {
+            wire,
+            frame_pages: throttle.as_ref().map_or(MAX_FRAME_PAGES, |(throttle, _)| throttle.frame_pages()),
+            throttle,
+            writer: FrameWriter::default(),
+            segments: Vec::with_capacity(MAX_FRAME_RUNS),
+            sent: Sent::default(),
+        }
+    }
+
+    /// From here on frames carry at most `pages` pages: smaller ones let urgent pages pass sooner.
+    pub fn limit_frames(&mut self, pages: u64) {
+        self.frame_pages = self.frame_pages.min(pages);
+    }
+
+    /// Sends runs of pages. `kind` says whether they stand still; `absent` which of them need not be
+    /// read to know that they are zero. After each frame `progress` is told how many pages it held.
+    ///
+    /// # Errors
+    /// Whatever the link says.
+    pub fn send(
+        &mut self,
+        pages: &dyn GuestPages,
+        runs: impl IntoIterator<Item = PageRun>,
+        absent: Option<&PageSet>,
+        kind: FrameKind,
+        mut progress: impl FnMut(u64),
+    ) -> io::Result<Sent> {
+        let before = self.sent;
+        let mut data_pages = 0;
+        for run in runs {
+            for segment in Segments::new(pages, absent, run, self.frame_pages) {
+                let (encoding, mut run) = segment;
+                // A raw segment fills up the frame that is open, and what is left of it the next.
+                while encoding == Encoding::Raw && data_pages + run.count > self.frame_pages {
+                    let fits = PageRun::new(run.first, self.frame_pages - data_pages);
+                    if fits.count > 0 {
+                        self.segments.push((encoding, fits));
+                    }
+                    progress(self.flush(pages, kind)?);
+                    data_pages = 0;
+                    run = PageRun::new(fits.end(), run.count - fits.count);
+                }
+                if run.count == 0 {
+                    continue;
+                }
+                self.segments.push((encoding, run));
+                data_pages += if encoding == Encoding::Raw { run.count } else { 0 };
+                if data_pages == self.frame_pages || self.segments.len() == MAX_FRAME_RUNS {
+                    progress(self.flush(pages, kind)?);
+                    data_pages = 0;
+                }
+            }
+        }
+        if !self.segments.is_empty() {
+            progress(self.flush(pages, kind)?);
+        }
+        Ok(Sent {
+            pages: self.sent.pages - before.pages,
+            zero_pages: self.sent.zero_pages - before.zero_pages,
+            bytes: self.sent.bytes - before.bytes,
+        })
+    }
+
+    /// Says that nothing more comes in this stage.
+    ///
+    /// # Errors
+    /// Whatever the link says.
+    pub fn end_stage(&mut self, stage: u32) -> io::Result<()> {
+        let end = Frame::stage_end(stage);
+        self.wire.send(self.writer.encode(end.kind, end.stage, end.digest, &[]), &[])
+    }
+
+    /// From here on the interrupt means nothing to this stream: what is sent now must arrive.
+    pub fn ignore_interrupt(&mut self) {
+        self.wire.ignore_interrupt();
+        if let Some((_, interrupt)) = &mut self.throttle {
+            *interrupt = Interrupt::default();
+        }
+    }
+
+    /// The wire beneath.
+    pub fn wire(&mut self) -> &mut dyn Wire {
+        &mut *self.wire
+    }
+
+    /// Everything sent so far.
+    pub fn sent(&self) -> Sent {
+        self.sent
+    }
+
+    /// Sends the frame that `segments` lists. Returns how many pages it held.
+    fn flush(&mut self, pages: &dyn GuestPages, kind: FrameKind) -> io::Result<u64> {
+        let raw = self.segments.iter().filter(|(encoding, _)| *encoding == Encoding::Raw);
+        let payload: Vec<RunBytes<'_>> = raw.map(|&(_, run)| pages.bytes(run)).collect();
+        let payload_bytes: usize = payload.iter().map(RunBytes::len).sum();
+        let digest = match kind {
+            FrameKind::FrozenPages => self.payload_digest(pages),
+            _ => Digest::default(),
+        };
+        let bytes = (HEADER_BYTES + self.segments.len() * RECORD_BYTES + payload_bytes) as u64;
+        self.wait_for_throttle(bytes)?;
+        let head = self.writer.encode(kind, 0, digest.0, &self.segments);
+        self.wire.send(head, &payload)?;
+        let in_frame: u64 = self.segments.iter().map(|(_, run)| run.count).sum();
+        let raw_pages = (payload_bytes / super::PAGE_SIZE) as u64;
+        self.sent.add(Sent { pages: in_frame, zero_pages: in_frame - raw_pages, bytes });
+        self.segments.clear();
+        Ok(in_frame)
+    }
+
+    fn wait_for_throttle(&mut self, bytes: u64) -> io::Result<()> {
+        let Some((throttle, interrupt)) = &mut self.throttle else { return Ok(()) };
+        let until = Instant::now() + throttle.delay(bytes, Instant::now());
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            if interrupt.is_raised() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            thread::sleep(left.min(Throttle::NAP));
+        }
+        Ok(())
+    }
+
+    fn payload_digest(&self, pages: &dyn GuestPages) -> Digest {
+        let mut digest = Digest::default();
+        for &(encoding, run) in &self.segments {
+            if encoding == Encoding::Raw {
+                // SAFETY: frozen frames are sent only of guests that stand still at the source.
+                digest.add(run.first, unsafe { pages.bytes(run).frozen() });
+            }
+        }
+        digest
+    }
+}

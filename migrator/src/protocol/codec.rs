@@ -1,0 +1,173 @@
+//! Messages as bytes: length, CRC-32, then postcard.
+
+use std::{io, marker::PhantomData};
+
+use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+use crate::transport::Wire;
+
+/// The longest message: a state of many vCPUs, or the missing pages of a large guest as runs.
+pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+const PREFIX_BYTES: usize = 8;
+
+/// Why a message did not come or go.
+#[derive(Debug, Error)]
+pub enum MessageError {
+    /// The link failed, was closed, or the wait was cut short.
+    #[error("{operation} on the control link")]
+    Link {
+        /// What was being done.
+        operation: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Longer than any message may be.
+    #[error("the peer announces a message of {claimed} bytes; at most {MAX_MESSAGE_BYTES} are allowed")]
+    TooLong {
+        /// The length it claimed.
+        claimed: u64,
+    },
+    /// Damaged on the way.
+    #[error("a message is damaged: its checksum does not match")]
+    Checksum,
+    /// Not a message of this protocol.
+    #[error("a message cannot be decoded")]
+    Decode(#[source] postcard::Error),
+    /// Not encodable; a mistake of this side.
+    #[error("a message cannot be encoded")]
+    Encode(#[source] postcard::Error),
+}
+
+/// A message with its prefix.
+///
+/// # Errors
+/// [`MessageError::Encode`] and [`MessageError::TooLong`].
+pub fn encode_message<M: Serialize>(message: &M) -> Result<Vec<u8>, MessageError> {
+    let mut bytes = postcard::to_extend(message, vec![0; PREFIX_BYTES]).map_err(MessageError::Encode)?;
+    let len = bytes.len() - PREFIX_BYTES;
+    if len > MAX_MESSAGE_BYTES {
+        return Err(MessageError::TooLong { claimed: len as u64 });
+    }
+    let crc = crc32fast::hash(&bytes[PREFIX_BYTES..]);
+    bytes[..4].copy_from_slice(&(len as u32).to_le_bytes());
+    bytes[4..PREFIX_BYTES].copy_from_slice(&crc.to_le_bytes());
+    Ok(bytes)
+}
+
+/// How many bytes follow a prefix, and their checksum.
+fn decode_prefix(prefix: [u8; PREFIX_BYTES]) -> Result<(usize, u32), MessageError> {
+    let [a, b, c, d, crc @ ..] = prefix;
+    let len = u32::from_le_bytes([a, b, c, d]) as usize;
+    if len > MAX_MESSAGE_BYTES {
+        return Err(MessageError::TooLong { claimed: len as u64 });
+    }
+    Ok((len, u32::from_le_bytes(crc)))
+}
+
+/// The message that a prefix announced.
+///
+/// # Errors
+/// [`MessageError::Checksum`] and [`MessageError::Decode`].
+pub fn decode_message<M: DeserializeOwned>(crc: u32, body: &[u8]) -> Result<M, MessageError> {
+    if crc32fast::hash(body) != crc {
+        return Err(MessageError::Checksum);
+    }
+    postcard::from_bytes(body).map_err(MessageError::Decode)
+}
+
+/// A control link that sends `S` and receives `R`.
+pub struct ControlLink<S, R> {
+    wire: Box<dyn Wire>,
+    messages: PhantomData<fn(S) -> R>,
+}
+
+impl<S: Serialize, R: DeserializeOwned> ControlLink<S, R> {
+    /// Over a wire on which greetings have been exchanged.
+    pub fn new(wire: Box<dyn Wire>) -> ControlLink<S, R> {
+        ControlLink { wire, messages: PhantomData }
+    }
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// [`MessageError`]; then it is not known how much of the message the peer has.
+    pub fn send(&mut self, message: &S) -> Result<(), MessageError> {
+        let bytes = encode_message(message)?;
+        self.wire.send(&bytes, &[]).map_err(|source| MessageError::Link { operation: "send", source })
+    }
+
+    /// Receives one message.
+    ///
+    /// # Errors
+    /// [`MessageError`].
+    pub fn receive(&mut self) -> Result<R, MessageError> {
+        let link = |source| MessageError::Link { operation: "receive", source };
+        let mut prefix = [0; PREFIX_BYTES];
+        self.wire.receive(&mut prefix).map_err(link)?;
+        let (len, crc) = decode_prefix(prefix)?;
+        // Grown as bytes come: a peer that only claims a great length costs nothing.
+        let mut body = Vec::new();
+        while body.len() < len {
+            let have = body.len();
+            body.resize(len.min(have + (1 << 20)), 0);
+            self.wire.receive(&mut body[have..]).map_err(link)?;
+        }
+        decode_message(crc, &body)
+    }
+
+    /// The wire beneath, for its limits on waiting.
+    pub fn wire(&mut self) -> &mut dyn Wire {
+        &mut *self.wire
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        pages::Digest,
+        protocol::{FromSource, Missing, StateMessage},
+    };
+    use proptest::prelude::*;
+
+    fn a_message() -> FromSource {
+        FromSource::State(StateMessage {
+            state: vec![1, 2, 3, 4],
+            missing: Missing::Runs(vec![(1, 2), (9, 3)]),
+            digest: Some(Digest(5)),
+        })
+    }
+
+    fn decode(bytes: &[u8]) -> Result<FromSource, MessageError> {
+        let (len, crc) = decode_prefix(bytes[..PREFIX_BYTES].try_into().unwrap())?;
+        decode_message(crc, bytes.get(PREFIX_BYTES..PREFIX_BYTES + len).unwrap_or(&[]))
+    }
+
+    #[test]
+    fn a_message_survives_and_any_damage_is_found() {
+        let good = encode_message(&a_message()).unwrap();
+        assert_eq!(decode(&good).unwrap(), a_message());
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&bad).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_huge_length_is_refused_before_anything_is_allocated() {
+        let error = decode(&[0xff; PREFIX_BYTES]).unwrap_err();
+        assert!(matches!(error, MessageError::TooLong { claimed: 0xffff_ffff }), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn noise_never_panics(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ignored = decode_message::<FromSource>(crc32fast::hash(&body), &body);
+            let _ignored = decode_message::<crate::protocol::FromDestination>(crc32fast::hash(&body), &body);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The messages on the control link.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    pages::{Digest, PageRun, PageSet},
+    vm::VmDescription,
+};
+
+/// What the source says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromSource {
+    /// May this VM come?
+    Offer(Offer),
+    /// Say the same back: measures a round trip.
+    Probe,
+    /// The guest stands still; this is all of its state but memory.
+    State(StateMessage),
+    /// Run the guest. The source has given it up.
+    Start,
+    /// The migration is off; the guest stays where it is.
+    Abort {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What the destination says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromDestination {
+    /// The VM may come; everything is ready for it.
+    Accepted {
+        /// How long loading the rehearsed state took, in microseconds.
+        load_us: u64,
+    },
+    /// It may not.
+    Refused {
+        /// Why, in a sentence for the user.
+        reason: String,
+    },
+    /// The answer to a probe.
+    Probe,
+    /// The state is loaded and all is ready to start.
+    Loaded(LoadTimes),
+    /// The guest runs.
+    Running {
+        /// From receiving Start to the first vCPU entering the guest, in microseconds.
+        start_us: u64,
+    },
+    /// Every page is there; the source is free of duty.
+    Complete {
+        /// The digest of all pages as they were installed, if it was asked for.
+        digest: Option<Digest>,
+        /// How missing pages were waited for.
+        faults: FaultStatistics,
+    },
+    /// The migration is off.
+    Abort {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What the destination must know before it says yes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The machine that is to come.
+    pub vm: VmDescription,
+    /// How many bulk links will be opened.
+    pub bulk_links: u8,
+    /// Pages may be missing when the guest starts: the destination must be able to serve faults.
+    pub may_miss_pages: bool,
+    /// Pages will be received into memory directly: back it before they come.
+    pub populate: bool,
+    /// Keep a digest of pages as they are installed.
+    pub digest: bool,
+    /// The state as it is now, for a rehearsal: whether it can be loaded at all is known before
+    /// anything moves, how long that takes goes into the expected downtime, and the code that will
+    /// load the real one is warm.
+    pub rehearsal: Vec<u8>,
+}
+
+/// Which pages are missing when the guest starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Missing {
+    /// None.
+    Nothing,
+    /// All.
+    Everything,
+    /// These, as runs in order.
+    Runs(Vec<(u64, u64)>),
+}
+
+impl Missing {
+    /// The message for a set.
+    pub fn from_set(set: &PageSet) -> Missing {
+        let count = set.len();
+        match count {
+            0 => Missing::Nothing,
+            _ if count == set.page_count() => Missing::Everything,
+            _ => Missing::Runs(set.runs().map(|run| (run.first, run.count)).collect()),
+        }
+    }
+
+    /// The set, for a guest of `page_count` pages; `None` if it names pages the guest has not.
+    pub fn to_set(&self, page_count: u64) -> Option<PageSet> {
+        match self {
+            Missing::Nothing => Some(PageSet::empty(page_count)),
+            Missing::Everything => Some(PageSet::all(page_count)),
+            Missing::Runs(runs) => {
+                let mut set = PageSet::empty(page_count);
+                for &(first, count) in runs {
+                    let run = PageRun::new(first, count);
+                    run.checked_end().filter(|&end| end <= page_count)?;
+                    set.insert_run(run);
+                }
+                Some(set)
+            }
+        }
+    }
+}
+
+/// The guest's state at the pause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateMessage {
+    /// Everything but memory, as the machine saved it.
+    pub state: Vec<u8>,
+    /// What is still at the source.
+    pub missing: Missing,
+    /// The digest of all memory at the pause, to be compared before the guest runs on.
+    pub digest: Option<Digest>,
+}
+
+/// How long the destination took between the state's arrival and readiness, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadTimes {
+    /// Waiting for the last pages to be in place.
+    pub pages_us: u64,
+    /// Comparing digests.
+    pub verify_us: u64,
+    /// Loading the state.
+    pub load_us: u64,
+}
+
+/// Page faults as the destination's fault thread saw them, from reading the fault to the page being
+/// in place, in microseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultStatistics {
+    /// How many faults were served.
+    pub count: u64,
+    /// Half were served within this.
+    pub p50_us: u64,
+    /// All but a hundredth were.
+    pub p99_us: u64,
+    /// The slowest.
+    pub max_us: u64,
+    /// How many fell into each power of two of microseconds: `[<1, <2, <4, …]`.
+    pub histogram: Vec<u64>,
+}

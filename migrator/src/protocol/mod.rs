@@ -1,0 +1,45 @@
+//! What the two sides say to each other, without a socket in sight.
+//!
+//! A migration is one *control* link, one or more *bulk* links, and one *urgent* link for page
+//! requests and their answers. Each opens with a [`Greeting`] that names the migration and the
+//! link's role, and is answered by another.
+//!
+//! ```text
+//!  source                                     destination
+//!    │ Greeting ─────────────────────────────►  │   (each link)
+//!    │ ◄───────────────────────────── Greeting  │
+//!    │ Offer ────────────────────────────────►  │   may this VM come? everything is made ready
+//!    │ ◄────────────────── Accepted | Refused   │
+//!    │ Probe ──────► ◄────── Probe              │   how long a round trip takes
+//!    │ page frames ══════════════════════════►  │   rounds, while the guest runs (bulk)
+//!  pause                                        │
+//!    │ page frames, end of stage ════════════►  │   what must be there before it starts (bulk)
+//!    │ State ────────────────────────────────►  │   and which pages are still missing
+//!    │ ◄──────────────────────────────  Loaded  │   loaded, not started
+//!  relinquish                                   │   the handover: from here the source never resumes
+//!    │ Start ────────────────────────────────►  │
+//!    │ ◄────────────────────────────── Running  │
+//!    │ page frames, end of stage ════════════►  │   push (bulk), where pages are missing
+//!    │ ◄═══════════════════════ page requests   │   (urgent)
+//!    │ page frames ══════════════════════════►  │   (urgent)
+//!    │ ◄────────────────────────────  Complete  │   the source is free of duty
+//! ```
+//!
+//! Either side may say `Abort` with a reason until the handover; a link that closes says the same
+//! without the reason. After the handover neither can be undone.
+//!
+//! Everything here is pure: bytes in, values out. A peer is treated as hostile: every length is held
+//! against a named limit before anything is allocated.
+
+mod codec;
+mod frame;
+mod greeting;
+mod message;
+
+pub use codec::{ControlLink, MAX_MESSAGE_BYTES, MessageError, decode_message, encode_message};
+pub use frame::{
+    Frame, FrameError, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES, MAX_FRAME_PAGES, MAX_FRAME_RUNS,
+    RECORD_BYTES, Segment,
+};
+pub use greeting::{GREETING_BYTES, Greeting, GreetingError, MigrationId, Role, VERSION};
+pub use message::{FaultStatistics, FromDestination, FromSource, LoadTimes, Missing, Offer, StateMessage};

@@ -1,0 +1,190 @@
+//! What a migration cost: the one schema for `ferry migrate --json`, the API and the harness.
+
+use std::error::Error;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    options::{Options, Verify},
+    pages::{PAGE_SIZE, Sent},
+    protocol::FaultStatistics,
+    source::{Fixed, MigrateError},
+    strategy::Strategy,
+    timeline::{DowntimeParts, Round, Timeline, micros},
+    vm::VmDescription,
+};
+
+/// How a migration ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The guest runs at the destination with all of its memory; the source is free of duty.
+    Completed,
+    /// The guest runs on at the source. Trying again is safe.
+    Failed,
+    /// As failed, because the user asked for it.
+    Cancelled,
+    /// The destination was told to start the guest and did not answer: it may run there or not. Here
+    /// it is paused and whole. Look at the destination before resuming it here.
+    Unknown,
+    /// The guest was started at the destination, but pages are missing there that only the source
+    /// has. Here it is paused, and must not be resumed.
+    Interrupted,
+}
+
+/// One round, for reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundReport {
+    /// Pages it sent, zero or not.
+    pub pages: u64,
+    /// Those of them that were zero.
+    pub zero_pages: u64,
+    /// Bytes on the wire.
+    pub bytes: u64,
+    /// How long it took.
+    pub duration_us: u64,
+    /// Pages the guest wrote meanwhile.
+    pub dirtied_pages: u64,
+}
+
+impl From<&Round> for RoundReport {
+    fn from(round: &Round) -> RoundReport {
+        RoundReport {
+            pages: round.sent.pages,
+            zero_pages: round.sent.zero_pages,
+            bytes: round.sent.bytes,
+            duration_us: micros(round.duration),
+            dirtied_pages: round.dirtied,
+        }
+    }
+}
+
+/// What one migration cost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The VM's name.
+    pub name: String,
+    /// How it was moved.
+    pub strategy: Strategy,
+    /// Its memory.
+    pub memory_bytes: u64,
+    /// Its vCPUs.
+    pub vcpus: u8,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What went wrong, if anything did.
+    pub error: Option<String>,
+    /// Whether digests of all memory were the same; nothing if they were not compared.
+    pub verified: Option<bool>,
+    /// Downtime by the engine's clock; nothing if the guest did not move.
+    pub downtime_engine_us: Option<u64>,
+    /// Its parts, which add up to it.
+    pub downtime_parts_us: DowntimeParts,
+    /// What the downtime was expected to be without any page, before anything moved.
+    pub fixed_downtime_us: u64,
+    /// From the command to the source being free of duty, or to the failure.
+    pub total_us: u64,
+    /// From the command to the first page: connecting, and making the destination ready.
+    pub setup_us: u64,
+    /// Bytes on bulk and urgent links.
+    pub bytes_sent: u64,
+    /// Pages sent, zero or not, each as often as it was sent.
+    pub pages_sent: u64,
+    /// Those of them that were zero.
+    pub zero_pages: u64,
+    /// The rounds made while the guest ran at the source.
+    pub rounds: Vec<RoundReport>,
+    /// What was pushed after the start, if pages were missing.
+    pub push: Option<RoundReport>,
+    /// Page faults at the destination.
+    pub page_faults: FaultStatistics,
+    /// The options that were in force.
+    pub options: OptionsReport,
+}
+
+/// The options of a migration, for reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OptionsReport {
+    /// `--downtime-limit`
+    pub downtime_limit_us: u64,
+    /// `--max-rounds`
+    pub max_rounds: u32,
+    /// `--max-bandwidth`
+    pub max_bandwidth_bits_per_second: Option<u64>,
+    /// `--timeout`
+    pub timeout_us: Option<u64>,
+    /// `--verify`
+    pub verify: Verify,
+}
+
+impl Report {
+    pub(crate) fn new(strategy: Strategy, vm: &VmDescription, options: &Options) -> Report {
+        Report {
+            name: vm.name.clone(),
+            strategy,
+            memory_bytes: vm.page_count * PAGE_SIZE as u64,
+            vcpus: vm.vcpus,
+            outcome: Outcome::Failed,
+            error: None,
+            verified: None,
+            downtime_engine_us: None,
+            downtime_parts_us: DowntimeParts::default(),
+            fixed_downtime_us: 0,
+            total_us: 0,
+            setup_us: 0,
+            bytes_sent: 0,
+            pages_sent: 0,
+            zero_pages: 0,
+            rounds: Vec::new(),
+            push: None,
+            page_faults: FaultStatistics::default(),
+            options: OptionsReport {
+                downtime_limit_us: micros(options.downtime_limit),
+                max_rounds: options.max_rounds,
+                max_bandwidth_bits_per_second: options.max_bandwidth,
+                timeout_us: options.timeout.map(micros),
+                verify: options.verify,
+            },
+        }
+    }
+
+    pub(crate) fn record(&mut self, timeline: &Timeline, fixed: &Fixed, sent: Sent) {
+        self.total_us = micros(timeline.total());
+        self.setup_us = timeline.ready.map_or(self.total_us, |ready| micros(ready - timeline.begin));
+        self.fixed_downtime_us = micros(fixed.total());
+        self.rounds = timeline.rounds.iter().map(RoundReport::from).collect();
+        self.push = timeline.push.as_ref().map(RoundReport::from);
+        (self.bytes_sent, self.pages_sent, self.zero_pages) = (sent.bytes, sent.pages, sent.zero_pages);
+        if let Some(switchover) = &timeline.switchover {
+            self.downtime_parts_us = switchover.parts();
+            self.downtime_engine_us = Some(self.downtime_parts_us.total_us());
+        }
+    }
+
+    pub(crate) fn complete(&mut self, verified: Option<bool>, faults: FaultStatistics) {
+        self.outcome = Outcome::Completed;
+        self.page_faults = faults;
+        self.verified = verified;
+        if verified == Some(false) {
+            self.error =
+                Some("memory at the destination is not what it was at the source: digests differ".to_owned());
+        }
+    }
+
+    pub(crate) fn fail(&mut self, outcome: Outcome, error: MigrateError) {
+        self.outcome = outcome;
+        self.error = Some(in_words(&error));
+    }
+}
+
+/// An error with all its causes, in one line.
+pub fn in_words(error: &dyn Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words.push_str(": ");
+        words.push_str(&error.to_string());
+        cause = error.source();
+    }
+    words
+}

@@ -1,0 +1,116 @@
+//! Missing pages of a simulated machine: what userfaultfd is to a real one.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::{guest::Abandoned, memory::SimMemory};
+use crate::{
+    pages::{PAGE_SIZE, PageNumber, PageRun, PageSet},
+    vm::{MissingPages, VmError},
+};
+
+/// Which pages are there, and who waits.
+pub(super) struct SimMissing {
+    memory: Arc<SimMemory>,
+    state: Mutex<State>,
+    changed: Condvar,
+    waiting: OwnedFd,
+}
+
+struct State {
+    /// Pages that are there, while they are watched.
+    present: Option<PageSet>,
+    faults: Vec<PageNumber>,
+    abandoned: bool,
+}
+
+impl SimMissing {
+    pub fn new(memory: Arc<SimMemory>) -> io::Result<SimMissing> {
+        Ok(SimMissing {
+            memory,
+            state: Mutex::new(State { present: None, faults: Vec::new(), abandoned: false }),
+            changed: Condvar::new(),
+            waiting: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    pub fn watch(&self) {
+        self.lock().present = Some(PageSet::empty(self.memory.page_count()));
+    }
+
+    /// The machine is being dropped: whoever waits gives up.
+    pub fn abandon(&self) {
+        self.lock().abandoned = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until a page is there.
+    pub fn wait_for(&self, page: PageNumber) -> Result<(), Abandoned> {
+        let mut state = self.lock();
+        let mut asked = false;
+        while state.present.as_ref().is_some_and(|present| !present.contains(page)) {
+            if state.abandoned {
+                return Err(Abandoned);
+            }
+            if !asked {
+                asked = true;
+                state.faults.push(page);
+                rustix::io::write(&self.waiting, &1u64.to_ne_bytes()).ok();
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts pages in place that are not there. Returns how many that were.
+    fn install_each(&self, run: PageRun, write: impl Fn(PageNumber)) -> u64 {
+        let mut state = self.lock();
+        let Some(present) = &mut state.present else { return 0 };
+        let mut installed = 0;
+        for page in run.pages().filter(|&page| !present.contains(page)).collect::<Vec<_>>() {
+            write(page);
+            present.insert(page);
+            installed += 1;
+        }
+        self.changed.notify_all();
+        installed
+    }
+}
+
+impl MissingPages for SimMissing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.waiting.as_fd()
+    }
+
+    fn next_faults(&self, faults: &mut Vec<PageNumber>) -> Result<(), VmError> {
+        let mut count = [0; 8];
+        rustix::io::read(&self.waiting, &mut count).ok();
+        faults.append(&mut self.lock().faults);
+        Ok(())
+    }
+
+    fn install(&self, first: PageNumber, bytes: &[u8]) -> Result<u64, VmError> {
+        let run = PageRun::new(first, (bytes.len() / PAGE_SIZE) as u64);
+        let page_of = |page: u64| &bytes[(page - first) as usize * PAGE_SIZE..][..PAGE_SIZE];
+        Ok(self.install_each(run, |page| self.memory.write(page, page_of(page))))
+    }
+
+    fn install_zeros(&self, run: PageRun) -> Result<u64, VmError> {
+        Ok(self.install_each(run, |page| self.memory.bytes(PageRun::one(page)).fill_zero()))
+    }
+
+    fn unwatch(&self) -> Result<(), VmError> {
+        self.lock().present = None;
+        self.changed.notify_all();
+        Ok(())
+    }
+}

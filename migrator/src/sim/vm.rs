@@ -1,0 +1,414 @@
+//! The simulated machine behind the engine's seam.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, Builder, JoinHandle},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    guest::{CLOCK_PAGE, DEVICE_PAGE, SimGuest, SimWorkload, World, next},
+    memory::SimMemory,
+    missing::SimMissing,
+};
+use crate::{
+    pages::{GuestPages, PAGE_SIZE, PageRun, PageSet, RunBytes},
+    vm::{DestinationHost, DestinationVm, MissingPages, SourceVm, VmDescription, VmError},
+};
+
+/// The kind of machine, as descriptions name it.
+const KIND: &str = "simulated";
+
+/// Steps of a repeatable guest that has just arrived.
+const FIRST_STEPS: u64 = 40;
+
+/// An operation that can be made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// [`SourceVm::pause`]
+    Pause,
+    /// [`SourceVm::save_state`]
+    Save,
+    /// [`SourceVm::take_dirty`]
+    TakeDirty,
+    /// [`DestinationVm::load_state`]
+    Load,
+    /// [`DestinationVm::start`]
+    Start,
+}
+
+/// A simulated machine. See [`super`].
+pub struct SimVm {
+    name: String,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    /// How many more times an operation succeeds.
+    faults: BTreeMap<Fault, u32>,
+}
+
+struct Shared {
+    memory: Arc<SimMemory>,
+    missing: Arc<SimMissing>,
+    machine: Mutex<Machine>,
+    /// How often memory was looked at: what a repeatable guest lives by.
+    looks: AtomicU64,
+}
+
+struct Machine {
+    guest: Option<SimGuest>,
+    log: Option<PageSet>,
+    running: bool,
+    ended: bool,
+}
+
+/// What a destination must know of the kind.
+#[derive(Serialize, Deserialize)]
+struct Description {
+    workload: SimWorkload,
+}
+
+impl SimVm {
+    /// A machine whose guest has filled its memory and runs.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn boot(name: &str, page_count: u64, workload: SimWorkload) -> Result<SimVm, VmError> {
+        let vm = SimVm::empty(name, page_count)?;
+        let guest = SimGuest::new(workload, page_count);
+        guest.fill(&vm.shared.memory);
+        vm.shared.lock().guest = Some(guest);
+        let mut vm = vm;
+        vm.run()?;
+        Ok(vm)
+    }
+
+    fn empty(name: &str, page_count: u64) -> Result<SimVm, VmError> {
+        if page_count < 8 {
+            return Err(VmError { operation: "make a simulated machine", source: "it needs 8 pages".into() });
+        }
+        let memory = Arc::new(SimMemory::new(page_count).map_err(VmError::new("map memory"))?);
+        let missing = Arc::new(SimMissing::new(memory.clone()).map_err(VmError::new("watch memory"))?);
+        let machine = Mutex::new(Machine { guest: None, log: None, running: false, ended: false });
+        let shared = Arc::new(Shared { memory, missing, machine, looks: AtomicU64::new(0) });
+        Ok(SimVm { name: name.to_owned(), shared, thread: None, faults: BTreeMap::new() })
+    }
+
+    /// Makes an operation fail once, after it has succeeded `successes` times.
+    pub fn fail_after(&mut self, fault: Fault, successes: u32) {
+        self.faults.insert(fault, successes);
+    }
+
+    /// Waits until a repeatable guest that has just arrived has made its first steps.
+    pub fn await_first_steps(&mut self) {
+        let is_repeatable = self.guest().is_some_and(|guest| guest.workload.rate.is_none());
+        if let Some(thread) = self.thread.take_if(|_| is_repeatable) {
+            // If it panicked it has said so.
+            thread.join().ok();
+        }
+    }
+
+    /// Whether the guest runs.
+    pub fn is_running(&self) -> bool {
+        self.shared.lock().running
+    }
+
+    /// What the guest knows; nothing before it was loaded.
+    pub fn guest(&self) -> Option<SimGuest> {
+        self.shared.lock().guest.clone()
+    }
+
+    /// Checks every page by the guest's own knowledge. Returns the guest, who counts errors.
+    pub fn check(&self) -> Option<SimGuest> {
+        let mut machine = self.shared.lock();
+        let Machine { guest, log, .. } = &mut *machine;
+        let guest = guest.as_mut()?;
+        let mut world =
+            World { memory: &self.shared.memory, missing: &self.shared.missing, log: log.as_mut() };
+        guest.check_all(&mut world).ok()?;
+        Some(guest.clone())
+    }
+
+    fn trip(&mut self, fault: Fault, operation: &'static str) -> Result<(), VmError> {
+        match self.faults.get_mut(&fault) {
+            Some(0) => {
+                self.faults.remove(&fault);
+                Err(VmError { operation, source: "a simulated fault".into() })
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Lets the guest run; one that lives in real time, or has pages to wait for, on its own thread.
+    fn run(&mut self) -> Result<(), VmError> {
+        let mut machine = self.shared.lock();
+        machine.running = true;
+        let rate = machine.guest.as_ref().and_then(|guest| guest.workload.rate);
+        drop(machine);
+        if let (Some(rate), None) = (rate, &self.thread) {
+            let shared = self.shared.clone();
+            let thread = Builder::new().name("sim-guest".to_owned()).spawn(move || shared.live(rate));
+            self.thread = Some(thread.map_err(VmError::new("start the guest's thread"))?);
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A guest in real time: makes the steps that are due, until the machine is dropped.
+    fn live(&self, rate: f64) {
+        let mut born = None;
+        loop {
+            let mut machine = self.lock();
+            if machine.ended {
+                return;
+            }
+            let running = machine.running;
+            if let Some(guest) = machine.guest.as_mut().filter(|_| running) {
+                let now = now_ns();
+                if guest.last_step_ns != 0 {
+                    guest.longest_gap_ns = guest.longest_gap_ns.max(now.saturating_sub(guest.last_step_ns));
+                }
+                guest.last_step_ns = now;
+                let (born_ns, steps) = *born.get_or_insert((now, guest.steps));
+                let due = steps + ((now - born_ns) as f64 * 1e-9 * rate) as u64;
+                // After a pause it does not run after what it missed.
+                let steps = due.saturating_sub(guest.steps).min(64);
+                if self.steps(&mut machine, steps).is_err() {
+                    return;
+                }
+            } else {
+                born = None;
+            }
+            drop(machine);
+            thread::sleep(Duration::from_micros(if running { 50 } else { 500 }));
+        }
+    }
+
+    /// A repeatable guest: every so many looks at its memory it makes a step.
+    fn look(&self) {
+        let look = self.looks.fetch_add(1, Ordering::Relaxed);
+        let mut machine = self.lock();
+        let seed = machine
+            .guest
+            .as_ref()
+            .filter(|guest| guest.workload.rate.is_none())
+            .map(|guest| guest.workload.seed);
+        if let Some(seed) = seed.filter(|_| machine.running) {
+            let luck = next(&mut (seed ^ look));
+            if luck.is_multiple_of(8) {
+                // Its pages are all here, so it is never abandoned while it waits.
+                self.steps(&mut machine, 1 + luck / 8 % 3).ok();
+            }
+        }
+    }
+
+    fn steps(&self, machine: &mut Machine, count: u64) -> Result<(), super::guest::Abandoned> {
+        let Machine { guest: Some(guest), log, .. } = machine else { return Ok(()) };
+        for _ in 0..count {
+            guest.step(&mut World { memory: &self.memory, missing: &self.missing, log: log.as_mut() })?;
+        }
+        Ok(())
+    }
+}
+
+impl GuestPages for Shared {
+    fn page_count(&self) -> u64 {
+        self.memory.page_count()
+    }
+
+    fn bytes(&self, run: PageRun) -> RunBytes<'_> {
+        self.look();
+        self.memory.bytes(run)
+    }
+
+    fn absent(&self) -> PageSet {
+        PageSet::empty(self.memory.page_count())
+    }
+}
+
+impl SourceVm for SimVm {
+    fn describe(&self) -> VmDescription {
+        let workload = self.shared.lock().guest.as_ref().map(|guest| guest.workload);
+        let machine = workload.and_then(|workload| postcard::to_stdvec(&Description { workload }).ok());
+        VmDescription {
+            name: self.name.clone(),
+            kind: KIND.to_owned(),
+            page_count: self.shared.memory.page_count(),
+            vcpus: 1,
+            machine: machine.unwrap_or_default(),
+        }
+    }
+
+    fn pages(&self) -> Arc<dyn GuestPages> {
+        self.shared.clone()
+    }
+
+    fn start_dirty_log(&mut self) -> Result<(), VmError> {
+        self.shared.lock().log = Some(PageSet::all(self.shared.memory.page_count()));
+        Ok(())
+    }
+
+    fn take_dirty(&mut self, dirty: &mut PageSet) -> Result<(), VmError> {
+        self.trip(Fault::TakeDirty, "take the dirty log")?;
+        let mut machine = self.shared.lock();
+        let log = machine.log.as_mut();
+        let log = log.ok_or(VmError { operation: "take the dirty log", source: "it is off".into() })?;
+        dirty.union_with(log);
+        log.clear();
+        Ok(())
+    }
+
+    fn stop_dirty_log(&mut self) -> Result<(), VmError> {
+        self.shared.lock().log = None;
+        Ok(())
+    }
+
+    fn pause(&mut self) -> Result<(), VmError> {
+        self.trip(Fault::Pause, "pause")?;
+        self.shared.lock().running = false;
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), VmError> {
+        self.run()
+    }
+
+    fn save_state(&mut self) -> Result<Vec<u8>, VmError> {
+        self.trip(Fault::Save, "save the state")?;
+        let mut machine = self.shared.lock();
+        let Machine { guest, log, .. } = &mut *machine;
+        let guest =
+            guest.as_mut().ok_or(VmError { operation: "save the state", source: "no guest".into() })?;
+        guest.saves += 1;
+        let mut page = [0; PAGE_SIZE];
+        page[..4].copy_from_slice(&guest.saves.to_le_bytes());
+        let mut world =
+            World { memory: &self.shared.memory, missing: &self.shared.missing, log: log.as_mut() };
+        world
+            .write(DEVICE_PAGE, &page)
+            .map_err(|_| VmError { operation: "save a device", source: "abandoned".into() })?;
+        postcard::to_stdvec(guest).map_err(VmError::new("encode the state"))
+    }
+}
+
+impl DestinationVm for SimVm {
+    fn pages(&self) -> Arc<dyn GuestPages> {
+        self.shared.clone()
+    }
+
+    fn populate(&mut self) -> Result<(), VmError> {
+        self.shared.memory.populate().map_err(VmError::new("populate memory"))
+    }
+
+    fn discard(&mut self) -> Result<(), VmError> {
+        self.shared.memory.discard().map_err(VmError::new("discard memory"))
+    }
+
+    fn watch_missing(&mut self) -> Result<Arc<dyn MissingPages>, VmError> {
+        self.shared.missing.watch();
+        Ok(self.shared.missing.clone())
+    }
+
+    fn load_state(&mut self, state: &[u8]) -> Result<(), VmError> {
+        self.trip(Fault::Load, "load the state")?;
+        let guest: SimGuest = postcard::from_bytes(state).map_err(VmError::new("decode the state"))?;
+        let clock = [0x5a; PAGE_SIZE];
+        let mut world = World { memory: &self.shared.memory, missing: &self.shared.missing, log: None };
+        world
+            .write(CLOCK_PAGE, &clock)
+            .map_err(|_| VmError { operation: "write the clock", source: "abandoned".into() })?;
+        self.shared.lock().guest = Some(guest);
+        Ok(())
+    }
+
+    fn start(&mut self) -> Result<(), VmError> {
+        self.trip(Fault::Start, "start")?;
+        self.run()?;
+        if self.thread.is_none() {
+            // A repeatable guest makes its first steps here at once, whatever is missing.
+            let shared = self.shared.clone();
+            let first_steps = move || drop(shared.steps(&mut shared.lock(), FIRST_STEPS));
+            let thread = Builder::new().name("sim-guest".to_owned()).spawn(first_steps);
+            self.thread = Some(thread.map_err(VmError::new("start the guest's thread"))?);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SimVm {
+    fn drop(&mut self) {
+        self.shared.missing.abandon();
+        self.shared.lock().ended = true;
+        if let Some(thread) = self.thread.take() {
+            // If it panicked it has said so.
+            thread.join().ok();
+        }
+    }
+}
+
+/// Makes simulated machines.
+#[derive(Clone, Copy, Debug)]
+pub struct SimHost {
+    /// The largest guest it takes.
+    pub max_pages: u64,
+    /// An operation of the next machine to fail, and after how many successes.
+    pub fault: Option<(Fault, u32)>,
+}
+
+impl Default for SimHost {
+    fn default() -> SimHost {
+        SimHost { max_pages: 1 << 24, fault: None }
+    }
+}
+
+impl DestinationHost for SimHost {
+    type Vm = SimVm;
+
+    fn create(&mut self, vm: &VmDescription) -> Result<SimVm, VmError> {
+        let refuse =
+            |source: String| VmError { operation: "make a simulated machine", source: source.into() };
+        if vm.kind != KIND {
+            return Err(refuse(format!(
+                "this host makes {KIND} machines and the VM is of kind {:?}",
+                vm.kind
+            )));
+        }
+        if vm.page_count > self.max_pages {
+            return Err(refuse(format!(
+                "it has {} pages and this host room for {}",
+                vm.page_count, self.max_pages
+            )));
+        }
+        postcard::from_bytes::<Description>(&vm.machine)
+            .map_err(VmError::new("read the machine's description"))?;
+        let mut made = SimVm::empty(&vm.name, vm.page_count)?;
+        if let Some((fault, successes)) = self.fault.take() {
+            made.fail_after(fault, successes);
+        }
+        Ok(made)
+    }
+
+    fn check_missing_pages(&self) -> Result<(), VmError> {
+        Ok(())
+    }
+}
+
+/// Nanoseconds since the host booted: the same clock for every process on it.
+fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

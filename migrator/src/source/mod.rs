@@ -1,0 +1,230 @@
+//! The source's side of a migration.
+//!
+//! ```text
+//!   open ──► rounds ──► switchover ─────────► push ──► complete
+//!    │         │          │      ╎ handover     │
+//!    └─────────┴──────────┘      ╎              │
+//!      the guest runs on here    ╎   in doubt   │  the guest runs there
+//! ```
+//!
+//! Until the handover every failure, and a cancel, leaves the guest running here. Between the word
+//! to start it and the answer nobody here can know which side runs: that is [`Outcome::Unknown`],
+//! and this side keeps the guest paused and its memory whole.
+
+mod error;
+mod open;
+mod push;
+
+use std::{io, sync::Arc, time::Instant};
+
+pub use error::MigrateError;
+pub(crate) use open::Fixed;
+pub(crate) use push::MissingAtSource;
+
+use crate::{
+    options::{Options, Verify},
+    pages::{Digest, GuestPages, PageSet, PageStream, Sent, digest_of},
+    progress::{Phase, Progress},
+    protocol::{ControlLink, FaultStatistics, FrameKind, FromDestination, FromSource},
+    report::{Outcome, Report},
+    strategy::{
+        Handover, Strategy,
+        convergence::{Limits, expected_downtime},
+    },
+    timeline::{Round, Timeline, micros},
+    transport::{Connector, Interrupt},
+    vm::SourceVm,
+};
+use push::PageServer;
+
+/// The control link as the source holds it.
+pub(crate) type Control = ControlLink<FromSource, FromDestination>;
+
+/// Whose guest it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Duty {
+    /// This side runs it, or will run it on.
+    Source,
+    /// The destination was told to run it and has not answered.
+    InDoubt,
+    /// The destination runs it.
+    Destination,
+}
+
+/// A migration under way, as the strategies see it.
+pub struct Migration<'vm> {
+    pub(crate) vm: &'vm mut dyn SourceVm,
+    pub(crate) pages: Arc<dyn GuestPages>,
+    pub(crate) control: Control,
+    pub(crate) bulk: PageStream,
+    pub(crate) server: Option<PageServer>,
+    /// What the server sent, once it has ended.
+    served: Sent,
+    pub(crate) options: Options,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) timeline: Timeline,
+    pub(crate) fixed: Fixed,
+    pub(crate) duty: Duty,
+    pub(crate) page_count: u64,
+}
+
+/// Moves a guest to where `connector` leads. Returns when the source is free of duty or the migration
+/// has failed; what then holds is in the report's outcome.
+pub fn migrate(
+    vm: &mut dyn SourceVm,
+    connector: &dyn Connector,
+    strategy: Strategy,
+    options: &Options,
+    interrupt: &Interrupt,
+    progress: &Arc<Progress>,
+) -> Report {
+    let timeline = Timeline::begin();
+    let deadline = options.timeout.map(|timeout| timeline.begin + timeout);
+    let interrupt = interrupt.child(deadline);
+    let mut report = Report::new(strategy, &vm.describe(), options);
+    let opened = Migration::open(vm, connector, strategy.needs(), options, &interrupt, progress, timeline);
+    match opened {
+        Ok(mut migration) => {
+            let result = strategy.run(&mut migration).and_then(|handover| migration.complete(handover));
+            migration.fill(&mut report, result, &interrupt);
+        }
+        Err(error) => report.fail(Outcome::Failed, error.by(&interrupt)),
+    }
+    progress.update(|now| now.phase = Phase::Ended);
+    report
+}
+
+impl Migration<'_> {
+    /// From here on writes are logged, and every page counts as dirty once.
+    pub fn start_dirty_log(&mut self) -> Result<(), MigrateError> {
+        Ok(self.vm.start_dirty_log()?)
+    }
+
+    /// The pages dirtied since this was last asked, which are then not dirty any more. How many
+    /// there were goes into the record of the last round.
+    pub fn take_dirty(&mut self) -> Result<PageSet, MigrateError> {
+        let mut dirty = PageSet::empty(self.page_count);
+        self.vm.take_dirty(&mut dirty)?;
+        if let Some(round) = self.timeline.rounds.last_mut() {
+            round.dirtied = dirty.len();
+            let expected = expected_downtime(&self.timeline.rounds, dirty.len(), &self.limits());
+            let rate = self.timeline.rounds.last().map_or(0.0, Round::dirty_rate);
+            self.progress.update(|now| {
+                now.dirty_pages_per_second = rate as u64;
+                now.expected_downtime_us = micros(expected);
+            });
+        }
+        Ok(dirty)
+    }
+
+    /// Sends pages while the guest runs.
+    pub fn send_round(&mut self, dirty: &PageSet) -> Result<(), MigrateError> {
+        let begin = Instant::now();
+        let round = self.timeline.rounds.len();
+        let count = dirty.len();
+        self.progress.update(|now| (now.phase, now.round, now.pages_left) = (Phase::Rounds, round, count));
+        // Only where nearly all pages go is it worth asking which were never written.
+        let absent = (count * 2 > self.page_count).then(|| self.pages.absent());
+        let progress = |pages| self.progress.sent(pages);
+        let sent = self
+            .bulk
+            .send(&*self.pages, dirty.runs(), absent.as_ref(), FrameKind::LivePages, progress)
+            .map_err(send)?;
+        let round = Round { sent, duration: begin.elapsed(), dirtied: 0 };
+        self.timeline.rounds.push(round);
+        self.progress.update(|now| {
+            now.bytes_sent += sent.bytes;
+            now.bytes_per_second = round.bandwidth() as u64;
+        });
+        Ok(())
+    }
+
+    /// The rounds made so far.
+    pub fn rounds(&self) -> &[Round] {
+        &self.timeline.rounds
+    }
+
+    /// What a decision about the next round must keep to.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            downtime: self.options.downtime_limit,
+            max_rounds: self.options.max_rounds,
+            fixed: self.fixed.total(),
+        }
+    }
+
+    /// What follows the handover: push and serve what is missing, until the destination has all.
+    fn complete(&mut self, handover: Handover) -> Result<Completion, MigrateError> {
+        let server = self.server.take();
+        if let Some(missing) = handover.missing {
+            self.push(missing)?;
+        }
+        let (digest, faults) = self.receive_complete()?;
+        if let Some(server) = server {
+            self.served = server.finish();
+        }
+        self.timeline.end = Some(Instant::now());
+        let verified = match self.options.verify {
+            Verify::No => None,
+            // It was compared before the start, or nothing would run there.
+            Verify::BeforeStart if !handover.any_missing => Some(true),
+            // SAFETY: the guest was paused at the switchover and given up: it never runs here again.
+            _ => Some(digest == Some(unsafe { digest_of(&*self.pages) })),
+        };
+        Ok(Completion { verified, faults })
+    }
+
+    fn receive_complete(&mut self) -> Result<(Option<Digest>, FaultStatistics), MigrateError> {
+        match self.control.receive()? {
+            FromDestination::Complete { digest, faults } => Ok((digest, faults)),
+            other => Err(MigrateError::unexpected(other)),
+        }
+    }
+
+    fn fill(mut self, report: &mut Report, result: Result<Completion, MigrateError>, interrupt: &Interrupt) {
+        self.timeline.end.get_or_insert_with(Instant::now);
+        let mut sent = self.bulk.sent();
+        sent.add(self.served);
+        report.record(&self.timeline, &self.fixed, sent);
+        match result {
+            Ok(completion) => report.complete(completion.verified, completion.faults),
+            Err(error) => {
+                let error = error.by(interrupt);
+                let outcome = match (self.duty, &error) {
+                    (Duty::Source, MigrateError::Cancelled) => Outcome::Cancelled,
+                    (Duty::Source, _) => Outcome::Failed,
+                    (Duty::InDoubt, _) => Outcome::Unknown,
+                    (Duty::Destination, _) => Outcome::Interrupted,
+                };
+                if self.duty == Duty::Source {
+                    self.call_off(&error);
+                }
+                report.fail(outcome, error);
+            }
+        }
+        // Whatever happened, nobody harvests the log any more.
+        if let Err(error) = self.vm.stop_dirty_log() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the dirty log stays on");
+        }
+    }
+
+    /// Tells the destination why nothing more comes. It may be gone: then nobody needs telling.
+    fn call_off(&mut self, error: &MigrateError) {
+        self.control.wire().ignore_interrupt();
+        let reason = crate::report::in_words(error);
+        self.control.send(&FromSource::Abort { reason }).ok();
+        self.control.wire().hang_up();
+        self.bulk.wire().hang_up();
+    }
+}
+
+/// What is known once the source is free of duty.
+struct Completion {
+    verified: Option<bool>,
+    faults: FaultStatistics,
+}
+
+/// For `map_err` where pages are sent.
+pub(crate) fn send(source: io::Error) -> MigrateError {
+    MigrateError::Link { operation: "send pages", source }
+}

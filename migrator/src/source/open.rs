@@ -1,0 +1,168 @@
+//! Opening a migration: links, the offer, and all that can be measured and made ready before the
+//! guest notices anything.
+
+use std::{
+    io::Read,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Control, Duty, MigrateError, Migration, push::PageServer, send};
+use crate::{
+    options::{Options, Verify},
+    pages::{PageStream, Sent},
+    progress::Progress,
+    protocol::{
+        ControlLink, FromDestination, FromSource, GREETING_BYTES, Greeting, MigrationId, Offer, Role,
+    },
+    strategy::Needs,
+    timeline::Timeline,
+    transport::{Connector, Interrupt, Throttle, Wire},
+    vm::{PausedVm, SourceVm},
+};
+
+/// How long a destination may take for an answer that needs no work.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to make a machine and back its memory.
+const OFFER_PATIENCE: Duration = Duration::from_secs(120);
+/// How long page data may stand still before the destination counts as stuck.
+const BULK_PATIENCE: Duration = Duration::from_secs(30);
+const PROBES: usize = 5;
+
+/// The part of a switchover that does not depend on how many pages it moves, as measured.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Fixed {
+    /// Pausing and saving the state, in a rehearsal.
+    pub pause_and_save: Duration,
+    /// Loading that state at the destination.
+    pub load: Duration,
+    /// A small message there and back.
+    pub round_trip: Duration,
+}
+
+impl Fixed {
+    /// One way for pages and state, back with *loaded*, and there with *start*.
+    pub fn total(&self) -> Duration {
+        self.pause_and_save + self.load + self.round_trip * 3 / 2
+    }
+}
+
+impl<'vm> Migration<'vm> {
+    pub(super) fn open(
+        vm: &'vm mut dyn SourceVm,
+        connector: &dyn Connector,
+        needs: Needs,
+        options: &Options,
+        interrupt: &Interrupt,
+        progress: &Arc<Progress>,
+        mut timeline: Timeline,
+    ) -> Result<Migration<'vm>, MigrateError> {
+        let links = Links { connector, interrupt, migration: new_id()? };
+        let mut control = Control::new(links.open(Role::Control)?);
+        let pages = vm.pages();
+        let (rehearsal, pause_and_save) = rehearse(vm)?;
+        let load = offer(&mut control, vm, needs, options, rehearsal)?;
+        let throttle = options.max_bandwidth.map(|rate| (Throttle::new(rate), interrupt.clone()));
+        let mut bulk = PageStream::new(links.open(Role::Bulk)?, throttle);
+        bulk.wire().set_patience(Some(BULK_PATIENCE));
+        let server = match needs.missing_pages {
+            true => Some(PageServer::spawn(links.open(Role::Urgent)?, pages.clone()).map_err(send)?),
+            false => None,
+        };
+        control.wire().set_patience(Some(ANSWER_PATIENCE));
+        let fixed = Fixed { pause_and_save, load, round_trip: probe(&mut control)? };
+        timeline.ready = Some(Instant::now());
+        Ok(Migration {
+            page_count: pages.page_count(),
+            vm,
+            pages,
+            control,
+            bulk,
+            server,
+            served: Sent::default(),
+            options: options.clone(),
+            progress: progress.clone(),
+            timeline,
+            fixed,
+            duty: Duty::Source,
+        })
+    }
+}
+
+struct Links<'a> {
+    connector: &'a dyn Connector,
+    interrupt: &'a Interrupt,
+    migration: MigrationId,
+}
+
+impl Links<'_> {
+    /// Connects and exchanges greetings.
+    fn open(&self, role: Role) -> Result<Box<dyn Wire>, MigrateError> {
+        let address = || self.connector.address();
+        let connect = |source| MigrateError::Connect { address: address(), source };
+        let mut wire = self.connector.connect(self.interrupt).map_err(connect)?;
+        wire.set_patience(Some(ANSWER_PATIENCE));
+        let greeting = Greeting { migration: self.migration, role };
+        wire.send(&greeting.encode(), &[]).map_err(connect)?;
+        let mut answer = [0; GREETING_BYTES];
+        // Its first words tell another service apart, even one that says less than a greeting.
+        wire.receive(&mut answer[..8]).map_err(connect)?;
+        let wrong = |source| MigrateError::Greeting { address: address(), source };
+        Greeting::check_magic(&answer).map_err(wrong)?;
+        wire.receive(&mut answer[8..]).map_err(connect)?;
+        greeting.check_answer(&answer).map_err(wrong)?;
+        Ok(wire)
+    }
+}
+
+fn new_id() -> Result<MigrationId, MigrateError> {
+    let mut id = MigrationId::default();
+    let random = std::fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut id));
+    random.map_err(|source| MigrateError::Link { operation: "make an id from /dev/urandom", source })?;
+    Ok(id)
+}
+
+/// Pauses, saves the state and lets the guest run on: a gap of a fraction of a millisecond, before
+/// anything depends on it.
+fn rehearse(vm: &mut dyn SourceVm) -> Result<(Vec<u8>, Duration), MigrateError> {
+    let begin = Instant::now();
+    let state = PausedVm::pause(vm)?.save_state()?;
+    Ok((state, begin.elapsed()))
+}
+
+/// Offers the VM. Returns how long loading its state took.
+fn offer(
+    control: &mut Control,
+    vm: &dyn SourceVm,
+    needs: Needs,
+    options: &Options,
+    rehearsal: Vec<u8>,
+) -> Result<Duration, MigrateError> {
+    control.wire().set_patience(Some(OFFER_PATIENCE));
+    control.send(&FromSource::Offer(Offer {
+        vm: vm.describe(),
+        bulk_links: 1,
+        may_miss_pages: needs.missing_pages,
+        populate: !needs.missing_pages,
+        digest: options.verify == Verify::AfterStart,
+        rehearsal,
+    }))?;
+    match control.receive()? {
+        FromDestination::Accepted { load_us } => Ok(Duration::from_micros(load_us)),
+        other => Err(MigrateError::unexpected(other)),
+    }
+}
+
+/// The quickest of a few round trips: what a message takes when nothing is in its way.
+fn probe(control: &mut ControlLink<FromSource, FromDestination>) -> Result<Duration, MigrateError> {
+    let mut best = Duration::MAX;
+    for _ in 0..PROBES {
+        let begin = Instant::now();
+        control.send(&FromSource::Probe)?;
+        match control.receive()? {
+            FromDestination::Probe => best = best.min(begin.elapsed()),
+            other => return Err(MigrateError::unexpected(other)),
+        }
+    }
+    Ok(best)
+}

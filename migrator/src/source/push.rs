@@ -1,0 +1,151 @@
+//! After the handover: missing pages go to the destination, those that are requested first.
+//!
+//! Two threads share them. The *push* goes through memory from one end to the other on the bulk link;
+//! the *server* answers page requests on the urgent link. Whoever claims a page sends it. A page that
+//! is requested after the push has claimed it is still on its way behind other pages, so it is sent
+//! again, ahead of them: the copy that comes second is dropped at the destination.
+//!
+//! Where a vCPU touched one page it will touch the next ones soon, so the server sends a few
+//! neighbours along, and the push goes on from there.
+
+use std::{
+    io, iter,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread::{Builder, JoinHandle},
+    time::Instant,
+};
+
+use super::{MigrateError, Migration, send};
+use crate::{
+    pages::{Claims, GuestPages, PageRun, PageSet, PageSink, PageStream, Sent},
+    progress::Phase,
+    protocol::{Frame, FrameKind},
+    timeline::Round,
+    transport::Wire,
+};
+
+/// Pages sent along with a requested one, itself included: enough to save faults on neighbours, few
+/// enough that the vCPU does not wait for them noticeably.
+const PREFETCH_PAGES: u64 = 16;
+/// Pages in a pushed frame: the destination installs a frame in one go, and faults wait for that.
+const PUSH_FRAME_PAGES: u64 = 64;
+/// No page: the push goes on where it is.
+const NO_HINT: u64 = u64::MAX;
+/// The stage that the push is.
+const PUSH_STAGE: u32 = 1;
+
+/// Pages that are missing at the destination, as push and server share them.
+struct Shared {
+    claims: Claims,
+    /// Where the push should go on.
+    hint: AtomicU64,
+}
+
+/// Answers page requests, from the moment it is told what is missing.
+pub(crate) struct PageServer {
+    begin: Sender<Arc<Shared>>,
+    thread: JoinHandle<Sent>,
+}
+
+impl PageServer {
+    /// Makes it ready. No request is answered before the guest stands still.
+    pub fn spawn(wire: Box<dyn Wire>, pages: Arc<dyn GuestPages>) -> io::Result<PageServer> {
+        let (begin, wait) = channel();
+        let thread =
+            Builder::new().name("page-server".to_owned()).spawn(move || serve(wire, &*pages, &wait))?;
+        Ok(PageServer { begin, thread })
+    }
+
+    /// Waits for its end, which comes when the destination closes the urgent link.
+    pub fn finish(self) -> Sent {
+        drop(self.begin);
+        self.thread.join().unwrap_or_default()
+    }
+}
+
+fn serve(mut wire: Box<dyn Wire>, pages: &dyn GuestPages, begin: &Receiver<Arc<Shared>>) -> Sent {
+    crate::urgent::raise_priority();
+    let Ok(shared) = begin.recv() else { return Sent::default() };
+    // A cancel comes too late now.
+    wire.ignore_interrupt();
+    wire.set_patience(None);
+    let mut stream = PageStream::new(wire, None);
+    let mut sink = PageSink::new(pages.page_count());
+    loop {
+        let answered = sink
+            .receive_frame(stream.wire())
+            .map_err(drop)
+            .and_then(|request| answer(&request, &shared, &mut stream, pages).map_err(drop));
+        // The destination closed the link because it has all, or is gone: the control link tells.
+        if answered.is_err() {
+            return stream.sent();
+        }
+    }
+}
+
+fn answer(
+    request: &Frame,
+    shared: &Shared,
+    stream: &mut PageStream,
+    pages: &dyn GuestPages,
+) -> io::Result<()> {
+    if request.kind != FrameKind::Request {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    for page in request.segments.iter().flat_map(|(_, run)| run.pages()) {
+        let claimed = shared.claims.claim_within(PageRun::new(page, PREFETCH_PAGES));
+        // A page that the push claimed before is on its way, but behind others.
+        let again = claimed.is_none_or(|run| run.first != page).then_some(PageRun::one(page));
+        stream.send(pages, again.into_iter().chain(claimed), None, FrameKind::FrozenPages, |_| ())?;
+        shared.hint.store(page, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Pages that only the source has.
+pub struct MissingAtSource(Arc<Shared>);
+
+impl MissingAtSource {
+    /// Lets the server answer requests for `missing`. The guest stands still.
+    pub(crate) fn begin_serving(missing: PageSet, server: Option<&PageServer>) -> MissingAtSource {
+        let shared = Arc::new(Shared { claims: Claims::new(missing), hint: AtomicU64::new(NO_HINT) });
+        if let Some(server) = server {
+            // If it is gone its link is, and the destination's first request says so.
+            server.begin.send(shared.clone()).ok();
+        }
+        MissingAtSource(shared)
+    }
+}
+
+impl Migration<'_> {
+    /// Sends what is missing until nothing is.
+    pub(super) fn push(&mut self, missing: MissingAtSource) -> Result<(), MigrateError> {
+        let begin = Instant::now();
+        let shared = missing.0;
+        self.progress.update(|now| (now.phase, now.pages_left) = (Phase::Push, shared.claims.remaining()));
+        self.bulk.limit_frames(PUSH_FRAME_PAGES);
+        let mut from = 0;
+        let runs = iter::from_fn(|| {
+            let hint = shared.hint.swap(NO_HINT, Ordering::Relaxed);
+            if hint != NO_HINT {
+                from = hint;
+            }
+            let run = shared.claims.claim_next(from).or_else(|| shared.claims.claim_next(0))?;
+            from = run.end();
+            Some(run)
+        });
+        let absent = self.pages.absent();
+        let progress = |pages| self.progress.sent(pages);
+        let sent = self
+            .bulk
+            .send(&*self.pages, runs, Some(&absent), FrameKind::FrozenPages, progress)
+            .map_err(send)?;
+        self.bulk.end_stage(PUSH_STAGE).map_err(send)?;
+        self.timeline.push = Some(Round { sent, duration: begin.elapsed(), dirtied: 0 });
+        Ok(())
+    }
+}

@@ -1,0 +1,27 @@
+//! Pre-copy: send memory while the guest runs, then again and again what it wrote meanwhile; when
+//! little enough is left, pause it for the rest.
+//!
+//! Round 0 sends every page. Each later round sends the pages dirtied during the one before. While
+//! the guest writes more slowly than the link carries, rounds shrink, and the last dirty pages cross
+//! during a short pause. A guest that writes faster never converges: [`convergence`] sees it and the
+//! migration is given up, with the guest running on where it is.
+
+use super::{
+    Handover, Portion,
+    convergence::{Decision, decide},
+};
+use crate::source::{MigrateError, Migration};
+
+pub(super) fn run(migration: &mut Migration<'_>) -> Result<Handover, MigrateError> {
+    migration.start_dirty_log()?;
+    let mut dirty = migration.take_dirty()?;
+    loop {
+        migration.send_round(&dirty)?;
+        dirty = migration.take_dirty()?;
+        match decide(migration.rounds(), dirty.len(), &migration.limits()) {
+            Decision::NextRound => {}
+            Decision::Switchover => return migration.switchover(Portion::Dirty(dirty), Portion::Nothing),
+            Decision::GiveUp(reason) => return Err(MigrateError::NotConverging(reason)),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! When what happened. Downtime and its parts come from here and from nowhere else.
+//!
+//! The source's clock is the only one: two hosts' clocks are never subtracted from each other. What
+//! the destination did is known by its own durations, and by a round trip measured beforehand.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{pages::Sent, protocol::LoadTimes};
+
+/// One pass over dirty pages while the guest runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Round {
+    /// What it sent.
+    pub sent: Sent,
+    /// How long that took.
+    pub duration: Duration,
+    /// Pages that the guest wrote meanwhile.
+    pub dirtied: u64,
+}
+
+impl Round {
+    /// Pages a second that the guest wrote during the round.
+    pub fn dirty_rate(&self) -> f64 {
+        self.dirtied as f64 / self.duration.as_secs_f64().max(1e-6)
+    }
+
+    /// Bytes a second that the link carried.
+    pub fn bandwidth(&self) -> f64 {
+        self.sent.bytes as f64 / self.duration.as_secs_f64().max(1e-6)
+    }
+}
+
+/// The stamps of a switchover, in the order in which they are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Switchover {
+    /// The source was told to pause.
+    pub begin: Instant,
+    /// No vCPU ran any more, and the devices had drained.
+    pub paused: Instant,
+    /// The state was saved.
+    pub saved: Instant,
+    /// The last pages that must be there before the start were given to the link.
+    pub pages_sent: Instant,
+    /// The digest of all memory was made, if that was asked for before the start.
+    pub digested: Instant,
+    /// The destination's word that all is loaded came.
+    pub loaded: Instant,
+    /// What the destination did until then.
+    pub load: LoadTimes,
+    /// The word to start was sent: the handover.
+    pub start_sent: Instant,
+    /// The destination's word that the guest runs came.
+    pub running: Instant,
+    /// From the word to start to the first vCPU entering the guest.
+    pub start: Duration,
+    /// A round trip of a small message, measured before.
+    pub round_trip: Duration,
+}
+
+/// Downtime by the engine's clock, in parts that add up to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DowntimeParts {
+    /// Stopping the vCPUs and draining devices.
+    pub pause: u64,
+    /// Saving the state of vCPUs and devices.
+    pub save_state: u64,
+    /// Taking the last dirty pages and giving what must be there to the link.
+    pub final_pages: u64,
+    /// The rest of the way: pages and state on the wire, and the answer.
+    pub transfer: u64,
+    /// Comparing digests of all memory, if that was asked for before the start.
+    pub verify: u64,
+    /// Loading the state.
+    pub load: u64,
+    /// From the handover to the first vCPU entering the guest.
+    pub start: u64,
+}
+
+impl DowntimeParts {
+    /// Their sum: the downtime, in microseconds.
+    pub fn total_us(&self) -> u64 {
+        self.pause + self.save_state + self.final_pages + self.transfer + self.verify + self.load + self.start
+    }
+}
+
+impl Switchover {
+    /// The parts, in microseconds.
+    pub fn parts(&self) -> DowntimeParts {
+        let remote = Duration::from_micros(self.load.verify_us + self.load.load_us);
+        let one_way = self.round_trip / 2;
+        let start = self.start_sent - self.loaded + one_way + self.start;
+        // The destination's own durations are rounded; never more than what passed here.
+        let transfer = (self.loaded - self.digested).saturating_sub(remote);
+        DowntimeParts {
+            pause: micros(self.paused - self.begin),
+            save_state: micros(self.saved - self.paused),
+            final_pages: micros(self.pages_sent - self.saved),
+            transfer: micros(transfer),
+            verify: micros(self.digested - self.pages_sent) + self.load.verify_us,
+            load: self.load.load_us,
+            start: micros(start.min(self.running - self.loaded)),
+        }
+    }
+}
+
+/// Everything that was stamped during one migration.
+#[derive(Debug)]
+pub struct Timeline {
+    /// The command to migrate.
+    pub begin: Instant,
+    /// The destination was ready and the first page about to be sent.
+    pub ready: Option<Instant>,
+    /// The rounds, if the strategy makes any.
+    pub rounds: Vec<Round>,
+    /// The switchover, once it has happened.
+    pub switchover: Option<Switchover>,
+    /// What was pushed or requested after the start.
+    pub push: Option<Round>,
+    /// The source was free of duty, or the migration failed.
+    pub end: Option<Instant>,
+}
+
+impl Timeline {
+    /// Begins now.
+    pub fn begin() -> Timeline {
+        Timeline {
+            begin: Instant::now(),
+            ready: None,
+            rounds: Vec::new(),
+            switchover: None,
+            push: None,
+            end: None,
+        }
+    }
+
+    /// From the command to now, or to the end if that has come.
+    pub fn total(&self) -> Duration {
+        self.end.map_or_else(|| self.begin.elapsed(), |end| end - self.begin)
+    }
+}
+
+/// Whole microseconds.
+pub fn micros(duration: Duration) -> u64 {
+    duration.as_micros() as u64
+}

@@ -1,0 +1,199 @@
+//! A wire over any stream socket.
+//!
+//! The socket blocks, but never longer than a tick: then the interrupt and the patience are looked
+//! at. So nothing on the path costs a system call more than plain reads and writes, and a cancel is
+//! seen within a tick wherever a thread waits.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use rustix::net::{Shutdown, shutdown, sockopt};
+
+use super::{Interrupt, Wire};
+use crate::pages::RunBytes;
+
+/// How long one wait lasts at most before it looks around.
+const TICK: Duration = Duration::from_millis(20);
+
+/// A wire over a connected stream socket.
+pub struct FdWire {
+    fd: OwnedFd,
+    interrupt: Interrupt,
+    patience: Option<Duration>,
+    parts: Parts,
+}
+
+/// Addresses for one gathering write or scattering read; kept, so that no frame allocates.
+#[derive(Default)]
+struct Parts(Vec<libc::iovec>);
+
+// SAFETY: the addresses are filled in and used within one call, and mean nothing between calls.
+unsafe impl Send for Parts {}
+
+impl Parts {
+    fn push(&mut self, start: *mut u8, len: usize) {
+        if len > 0 {
+            self.0.push(libc::iovec { iov_base: start.cast(), iov_len: len });
+        }
+    }
+}
+
+impl FdWire {
+    /// Over a socket that is connected.
+    ///
+    /// # Errors
+    /// If the socket does not take a time-out.
+    pub fn new(fd: OwnedFd, interrupt: &Interrupt) -> io::Result<FdWire> {
+        sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(TICK))?;
+        sockopt::set_socket_timeout(&fd, sockopt::Timeout::Send, Some(TICK))?;
+        Ok(FdWire { fd, interrupt: interrupt.clone(), patience: None, parts: Parts::default() })
+    }
+
+    /// Runs `step` over the parts until all are done. `step` returns the bytes it moved.
+    fn drive(
+        &mut self,
+        step: impl Fn(i32, &[libc::iovec]) -> isize,
+        closed: io::ErrorKind,
+    ) -> io::Result<()> {
+        // A link that never has to wait would not see it otherwise.
+        if self.interrupt.is_raised() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let mut next = 0;
+        let mut idle_since: Option<Instant> = None;
+        while next < self.parts.0.len() {
+            let batch = &self.parts.0[next..self.parts.0.len().min(next + libc::UIO_MAXIOV as usize)];
+            match step(self.fd.as_raw_fd(), batch) {
+                0 => return Err(closed.into()),
+                moved if moved > 0 => {
+                    idle_since = None;
+                    next = self.advance(next, moved as usize);
+                }
+                _ => {
+                    let error = io::Error::last_os_error();
+                    match error.kind() {
+                        io::ErrorKind::Interrupted => continue,
+                        io::ErrorKind::WouldBlock => {}
+                        _ => return Err(error),
+                    }
+                    let since = *idle_since.get_or_insert_with(|| Instant::now() - TICK);
+                    if self.interrupt.is_raised() {
+                        return Err(io::ErrorKind::Interrupted.into());
+                    }
+                    if self.patience.is_some_and(|patience| since.elapsed() >= patience) {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes `moved` bytes off the parts from `next` on; returns the first that is not done.
+    fn advance(&mut self, mut next: usize, mut moved: usize) -> usize {
+        while moved > 0 {
+            let part = &mut self.parts.0[next];
+            let step = moved.min(part.iov_len);
+            part.iov_base = part.iov_base.cast::<u8>().wrapping_add(step).cast();
+            part.iov_len -= step;
+            moved -= step;
+            if part.iov_len == 0 {
+                next += 1;
+            }
+        }
+        next
+    }
+
+    fn drive_receive(&mut self) -> io::Result<()> {
+        // SAFETY: the parts are within memory that the callers borrowed for this call and that the
+        // kernel may write: a `&mut [u8]`, or runs of guest memory.
+        self.drive(
+            |fd, parts| unsafe { libc::readv(fd, parts.as_ptr(), parts.len() as i32) },
+            io::ErrorKind::UnexpectedEof,
+        )
+    }
+}
+
+impl Wire for FdWire {
+    fn send(&mut self, head: &[u8], payload: &[RunBytes<'_>]) -> io::Result<()> {
+        self.parts.0.clear();
+        self.parts.push(head.as_ptr().cast_mut(), head.len());
+        payload.iter().for_each(|run| self.parts.push(run.as_ptr(), run.len()));
+        // SAFETY: the parts are within memory borrowed for this call; the kernel only reads it.
+        self.drive(
+            |fd, parts| unsafe { libc::writev(fd, parts.as_ptr(), parts.len() as i32) },
+            io::ErrorKind::WriteZero,
+        )
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        self.parts.0.clear();
+        self.parts.push(buffer.as_mut_ptr(), buffer.len());
+        self.drive_receive()
+    }
+
+    fn receive_runs(&mut self, runs: &[RunBytes<'_>]) -> io::Result<()> {
+        self.parts.0.clear();
+        runs.iter().for_each(|run| self.parts.push(run.as_ptr(), run.len()));
+        self.drive_receive()
+    }
+
+    fn set_patience(&mut self, patience: Option<Duration>) {
+        self.patience = patience;
+    }
+
+    fn ignore_interrupt(&mut self) {
+        self.interrupt = Interrupt::default();
+    }
+
+    fn hang_up(&self) {
+        // An error means that the peer was faster.
+        shutdown(&self.fd, Shutdown::Both).ok();
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    fn pair(interrupt: &Interrupt) -> (FdWire, FdWire) {
+        let (a, b) = UnixStream::pair().unwrap();
+        (FdWire::new(a.into(), interrupt).unwrap(), FdWire::new(b.into(), interrupt).unwrap())
+    }
+
+    #[test]
+    fn what_is_gathered_is_scattered_in_order() {
+        let (mut a, mut b) = pair(&Interrupt::default());
+        let mut there = vec![0; 1 << 20];
+        let sender =
+            std::thread::spawn(move || a.send(&[9; 5], &[]).and_then(|()| a.send(&[7; 1 << 20], &[])));
+        let mut head = [0; 5];
+        b.receive(&mut head).unwrap();
+        b.receive(&mut there).unwrap();
+        sender.join().unwrap().unwrap();
+        assert!(head == [9; 5] && there.iter().all(|&byte| byte == 7));
+    }
+
+    #[test]
+    fn a_wait_ends_by_interrupt_by_patience_and_by_the_peer() {
+        let interrupt = Interrupt::default();
+        let (mut a, b) = pair(&interrupt);
+        let mut kind = |wire: &mut FdWire| wire.receive(&mut [0]).unwrap_err().kind();
+        a.set_patience(Some(TICK));
+        assert_eq!(kind(&mut a), io::ErrorKind::TimedOut);
+        interrupt.raise();
+        a.set_patience(None);
+        assert_eq!(kind(&mut a), io::ErrorKind::Interrupted);
+        a.ignore_interrupt();
+        b.hang_up();
+        assert_eq!(kind(&mut a), io::ErrorKind::UnexpectedEof);
+    }
+}

@@ -1,0 +1,228 @@
+//! The seam: what the engine asks of a machine, and all it knows of one.
+//!
+//! [`crate::sim`] implements it without KVM, `kvm_vm.rs` over Ferry's own machine.
+
+use std::{error::Error, os::fd::BorrowedFd, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::pages::{GuestPages, PageNumber, PageRun, PageSet};
+
+/// A machine could not do what the engine asked.
+#[derive(Debug, Error)]
+#[error("{operation}")]
+pub struct VmError {
+    /// What was asked.
+    pub operation: &'static str,
+    /// What the machine said.
+    #[source]
+    pub source: Box<dyn Error + Send + Sync>,
+}
+
+impl VmError {
+    /// For `map_err`: names the operation.
+    pub fn new<E: Into<Box<dyn Error + Send + Sync>>>(operation: &'static str) -> impl FnOnce(E) -> VmError {
+        move |source| VmError { operation, source: source.into() }
+    }
+}
+
+/// What a destination must know to make a machine ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmDescription {
+    /// The name its user gave it.
+    pub name: String,
+    /// Which kind of machine: only a destination that has the same kind can take it.
+    pub kind: String,
+    /// Pages of RAM.
+    pub page_count: u64,
+    /// Virtual CPUs.
+    pub vcpus: u8,
+    /// Whatever else that kind of machine needs; the engine carries it and never looks.
+    pub machine: Vec<u8>,
+}
+
+/// A machine at the source: it runs until it is paused.
+pub trait SourceVm: Send {
+    /// What a destination must know.
+    fn describe(&self) -> VmDescription;
+
+    /// Its memory: a handle of its own, so that requests are served while the VM is borrowed.
+    fn pages(&self) -> Arc<dyn GuestPages>;
+
+    /// From here on every write is logged, and every page counts as dirty once.
+    ///
+    /// # Errors
+    /// The log is off then.
+    fn start_dirty_log(&mut self) -> Result<(), VmError>;
+
+    /// Moves the log into `dirty`: what it says is added there and is gone from the log. A page
+    /// written after this call is in the log again, so copy pages after it, never before.
+    ///
+    /// # Errors
+    /// What the log held may be lost then: the migration cannot go on.
+    fn take_dirty(&mut self, dirty: &mut PageSet) -> Result<(), VmError>;
+
+    /// Ends the log; doing it twice is fine.
+    ///
+    /// # Errors
+    /// The log may be on still.
+    fn stop_dirty_log(&mut self) -> Result<(), VmError>;
+
+    /// vCPUs stop, then devices drain. On an error the VM runs on.
+    ///
+    /// # Errors
+    /// If it cannot stand still.
+    fn pause(&mut self) -> Result<(), VmError>;
+
+    /// Runs on.
+    ///
+    /// # Errors
+    /// If it cannot.
+    fn resume(&mut self) -> Result<(), VmError>;
+
+    /// All state but memory. Paused only. May dirty memory: take the dirty pages after it.
+    ///
+    /// # Errors
+    /// Nothing has changed then.
+    fn save_state(&mut self) -> Result<Vec<u8>, VmError>;
+}
+
+/// A machine at the destination: made, and waiting to be filled and started.
+pub trait DestinationVm: Send {
+    /// Its memory, all zeros at first.
+    fn pages(&self) -> Arc<dyn GuestPages>;
+
+    /// Backs all memory now, so that pages are received into memory that is there.
+    ///
+    /// # Errors
+    /// If there is not enough.
+    fn populate(&mut self) -> Result<(), VmError>;
+
+    /// Drops whatever memory holds: it is as at the beginning.
+    ///
+    /// # Errors
+    /// Memory may hold anything then.
+    fn discard(&mut self) -> Result<(), VmError>;
+
+    /// From here on whoever touches a page that is not there waits until it is installed.
+    ///
+    /// # Errors
+    /// If this host does not permit it.
+    fn watch_missing(&mut self) -> Result<Arc<dyn MissingPages>, VmError>;
+
+    /// Loads what [`SourceVm::save_state`] saved. May touch missing pages. May be done more than
+    /// once before the start; the last one counts.
+    ///
+    /// # Errors
+    /// If the state does not fit this machine; nothing runs then.
+    fn load_state(&mut self, state: &[u8]) -> Result<(), VmError>;
+
+    /// Runs.
+    ///
+    /// # Errors
+    /// It does not run then.
+    fn start(&mut self) -> Result<(), VmError>;
+}
+
+/// Pages that are not there yet, and those who wait for them.
+pub trait MissingPages: Send + Sync {
+    /// Readable when somebody waits.
+    fn as_fd(&self) -> BorrowedFd<'_>;
+
+    /// Adds the pages that somebody began to wait for, without blocking. A page may come twice.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn next_faults(&self, faults: &mut Vec<PageNumber>) -> Result<(), VmError>;
+
+    /// Puts pages in place and wakes who waits for them. Returns how many were not there before;
+    /// the others keep what they hold.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn install(&self, first: PageNumber, bytes: &[u8]) -> Result<u64, VmError>;
+
+    /// As [`MissingPages::install`], with zeros.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn install_zeros(&self, run: PageRun) -> Result<u64, VmError>;
+
+    /// Nothing is missing any more: nobody will wait again.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn unwatch(&self) -> Result<(), VmError>;
+}
+
+/// A host that can make machines for VMs that want to come.
+pub trait DestinationHost {
+    /// The machines it makes.
+    type Vm: DestinationVm;
+
+    /// Makes a machine, complete and empty.
+    ///
+    /// # Errors
+    /// In words for the user at the source: what does not fit, and what to do.
+    fn create(&mut self, vm: &VmDescription) -> Result<Self::Vm, VmError>;
+
+    /// Whether a VM could run here with pages missing.
+    ///
+    /// # Errors
+    /// In words for the user: what is not permitted, and how to permit it.
+    fn check_missing_pages(&self) -> Result<(), VmError>;
+}
+
+/// A VM that stands still and runs on when this is dropped, whatever went wrong: "paused on success,
+/// resumed on failure" as a type.
+pub struct PausedVm<'vm> {
+    vm: Option<&'vm mut dyn SourceVm>,
+}
+
+impl<'vm> PausedVm<'vm> {
+    /// Pauses.
+    ///
+    /// # Errors
+    /// The VM runs on then.
+    pub fn pause(vm: &'vm mut dyn SourceVm) -> Result<PausedVm<'vm>, VmError> {
+        vm.pause()?;
+        Ok(PausedVm { vm: Some(vm) })
+    }
+
+    /// As [`SourceVm::save_state`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_state(&mut self) -> Result<Vec<u8>, VmError> {
+        self.vm().save_state()
+    }
+
+    /// As [`SourceVm::take_dirty`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_dirty(&mut self, dirty: &mut PageSet) -> Result<(), VmError> {
+        self.vm().take_dirty(dirty)
+    }
+
+    /// Gives up the duty to run this guest, for ever: it will not be resumed here. Done just before
+    /// the destination is told to start it.
+    pub fn relinquish(mut self) {
+        self.vm = None;
+    }
+
+    fn vm(&mut self) -> &mut dyn SourceVm {
+        &mut **self.vm.as_mut().expect("only relinquish takes it, and consumes self")
+    }
+}
+
+impl Drop for PausedVm<'_> {
+    fn drop(&mut self) {
+        if let Some(vm) = self.vm.take()
+            && let Err(error) = vm.resume()
+        {
+            tracing::error!(error = &error as &dyn Error, "the guest could not be resumed");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What went wrong once must not spoil the next try, and moving on must work as well as moving.
+
+mod common;
+
+use std::{sync::Arc, thread, time::Duration};
+
+use common::{PAGES, Try, assert_memory_right, boot, workload};
+use migrator::{
+    destination::ReceiveError,
+    options::Verify,
+    progress::Phase,
+    report::Outcome,
+    sim::{Fault, SimVm, SimWorkload},
+    strategy::Strategy,
+};
+
+/// Moves a guest that must arrive.
+fn moved(mut source: SimVm, strategy: Strategy, context: &str) -> SimVm {
+    let mut attempt = Try::new(strategy);
+    attempt.options.verify = Verify::BeforeStart;
+    let tried = attempt.run(&mut source);
+    assert_eq!(tried.report.outcome, Outcome::Completed, "{context}: {:?}", tried.report.error);
+    tried.assert_one_guest(source, context).expect("it arrived")
+}
+
+#[test]
+fn ten_moves_in_a_row_by_changing_strategies() {
+    for seed in 0..30 {
+        let mut vm = boot(seed);
+        for hop in 0..10 {
+            let strategy = Strategy::ALL[((seed + hop) % 3) as usize];
+            vm = moved(vm, strategy, &format!("seed {seed} hop {hop}"));
+        }
+    }
+}
+
+#[test]
+fn a_fault_at_the_source_leaves_the_guest_running_and_the_next_try_succeeds() {
+    for strategy in Strategy::ALL {
+        // The rehearsal is the first pause and the first save.
+        for (fault, after) in [
+            (Fault::Pause, 0),
+            (Fault::Pause, 1),
+            (Fault::Save, 0),
+            (Fault::Save, 1),
+            (Fault::TakeDirty, 0),
+            (Fault::TakeDirty, 1),
+        ] {
+            let context = format!("{strategy} {fault:?} after {after}");
+            let mut source = boot(1);
+            source.fail_after(fault, after);
+            let tried = Try::new(strategy).run(&mut source);
+            let expected = if fault == Fault::TakeDirty && strategy != Strategy::PreCopy {
+                Outcome::Completed
+            } else {
+                Outcome::Failed
+            };
+            assert_eq!(tried.report.outcome, expected, "{context}: {:?}", tried.report.error);
+            let holder = tried.assert_one_guest(source, &context).expect("somebody has it");
+            moved(holder, strategy, &context);
+        }
+    }
+}
+
+#[test]
+fn a_fault_at_the_destination_before_the_handover_is_told_and_the_next_try_succeeds() {
+    for strategy in Strategy::ALL {
+        for after in [0, 1] {
+            let context = format!("{strategy} load after {after}");
+            let mut source = boot(2);
+            let mut attempt = Try::new(strategy);
+            attempt.host.fault = Some((Fault::Load, after));
+            let tried = attempt.run(&mut source);
+            assert_eq!(tried.report.outcome, Outcome::Failed, "{context}");
+            let error = tried.report.error.clone().unwrap_or_default();
+            assert!(error.contains("load the state: a simulated fault"), "{context}: {error}");
+            let holder = tried.assert_one_guest(source, &context).expect("it stayed");
+            moved(holder, strategy, &context);
+        }
+    }
+}
+
+#[test]
+fn a_destination_that_cannot_start_after_the_handover_leaves_it_unknown_and_whole() {
+    for strategy in Strategy::ALL {
+        let mut source = boot(3);
+        let mut attempt = Try::new(strategy);
+        attempt.host.fault = Some((Fault::Start, 0));
+        let tried = attempt.run(&mut source);
+        assert_eq!(tried.report.outcome, Outcome::Unknown, "{strategy}");
+        assert!(matches!(tried.destination, Err(ReceiveError::Start(_))), "{strategy}");
+        assert!(!source.is_running());
+        assert_memory_right(&source, "kept");
+    }
+}
+
+#[test]
+fn a_vm_too_large_is_refused_before_anything_moves() {
+    let mut source = boot(4);
+    let mut attempt = Try::new(Strategy::PreCopy);
+    attempt.host.max_pages = PAGES - 1;
+    let tried = attempt.run(&mut source);
+    let error = tried.report.error.clone().unwrap_or_default();
+    assert!(error.starts_with("the destination refuses: ") && error.contains("has 700 pages"), "{error}");
+    assert_eq!(tried.report.pages_sent, 0);
+    tried.assert_one_guest(source, "too large");
+}
+
+#[test]
+fn a_guest_that_writes_faster_than_the_link_is_given_up_and_runs_on() {
+    let mut source =
+        SimVm::boot("sim", PAGES, SimWorkload { working_set: PAGES, ..workload(5) }).expect("memory");
+    let mut attempt = Try::new(Strategy::PreCopy);
+    attempt.options.max_bandwidth = Some(400_000_000);
+    attempt.options.downtime_limit = Duration::from_micros(1);
+    let tried = attempt.run(&mut source);
+    let error = tried.report.error.clone().unwrap_or_default();
+    assert!(error.contains("pre-copy does not converge"), "{error}");
+    tried.assert_one_guest(source, "not converging");
+}
+
+/// Cancels a slow migration as soon as it is in `phase`, and moves the guest afterwards.
+fn cancel_in(phase: Phase, strategy: Strategy) {
+    let context = format!("{strategy} cancelled in {phase:?}");
+    let mut source = boot(6);
+    let mut attempt = Try::new(strategy);
+    // 700 pages take a second and a half.
+    attempt.options.max_bandwidth = Some(16_000_000);
+    let (interrupt, progress) = (attempt.interrupt.clone(), Arc::clone(&attempt.progress));
+    let tried = thread::scope(|scope| {
+        scope.spawn(move || {
+            while progress.snapshot().phase != phase {
+                thread::sleep(Duration::from_millis(1));
+            }
+            interrupt.raise();
+        });
+        attempt.run(&mut source)
+    });
+    assert_eq!(tried.report.outcome, Outcome::Cancelled, "{context}: {:?}", tried.report.error);
+    assert!(
+        matches!(tried.destination, Err(ReceiveError::Aborted { .. })),
+        "{context}: {:?}",
+        tried.destination.err()
+    );
+    let holder = tried.assert_one_guest(source, &context).expect("it stayed");
+    moved(holder, strategy, &context);
+}
+
+#[test]
+fn a_cancel_during_the_rounds_or_the_switchover_leaves_the_guest_running() {
+    cancel_in(Phase::Rounds, Strategy::PreCopy);
+    cancel_in(Phase::Switchover, Strategy::StopAndCopy);
+}
+
+#[test]
+fn a_cancel_after_the_handover_comes_too_late() {
+    let mut source = boot(7);
+    let mut attempt = Try::new(Strategy::PostCopy);
+    attempt.options.max_bandwidth = Some(16_000_000);
+    let (interrupt, progress) = (attempt.interrupt.clone(), Arc::clone(&attempt.progress));
+    let tried = thread::scope(|scope| {
+        scope.spawn(move || {
+            while progress.snapshot().phase != Phase::Push {
+                thread::sleep(Duration::from_millis(1));
+            }
+            interrupt.raise();
+        });
+        attempt.run(&mut source)
+    });
+    assert_eq!(tried.report.outcome, Outcome::Completed, "{:?}", tried.report.error);
+    tried.assert_one_guest(source, "cancelled too late");
+}
+
+#[test]
+fn a_timeout_ends_it_before_the_handover() {
+    let mut source = boot(8);
+    let mut attempt = Try::new(Strategy::PreCopy);
+    attempt.options.max_bandwidth = Some(16_000_000);
+    attempt.options.timeout = Some(Duration::from_millis(100));
+    let tried = attempt.run(&mut source);
+    assert_eq!(tried.report.outcome, Outcome::Failed);
+    assert!(tried.report.error.clone().unwrap_or_default().contains("--timeout"));
+    tried.assert_one_guest(source, "timed out");
+}

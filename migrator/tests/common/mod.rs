@@ -1,0 +1,138 @@
+//! One migration between two simulated machines, and what must hold after it, however it went.
+
+use std::{sync::Arc, thread};
+
+use migrator::{
+    destination::{Arrival, ReceiveError, receive},
+    options::Options,
+    progress::Progress,
+    report::{Outcome, Report},
+    sim::{FailingConnector, SimHost, SimVm, SimWorkload, Tally},
+    source::migrate,
+    strategy::Strategy,
+    transport::{Interrupt, memory},
+};
+
+/// Pages of a simulated guest: small, so that a thousand seeds are quick, but several frames.
+pub const PAGES: u64 = 700;
+
+/// How a try is made.
+pub struct Try {
+    pub strategy: Strategy,
+    pub options: Options,
+    pub host: SimHost,
+    pub tally: Arc<Tally>,
+    pub interrupt: Interrupt,
+    pub progress: Arc<Progress>,
+}
+
+impl Try {
+    pub fn new(strategy: Strategy) -> Try {
+        Try {
+            strategy,
+            options: Options::default(),
+            host: SimHost::default(),
+            tally: Tally::count_only(),
+            interrupt: Interrupt::default(),
+            progress: Arc::default(),
+        }
+    }
+
+    /// Migrates `vm` to a new host.
+    pub fn run(mut self, vm: &mut SimVm) -> Tried {
+        let (connector, acceptor) = memory::pair();
+        let connector = FailingConnector::new(connector, &self.tally);
+        let mut acceptor = FailingConnector::new(acceptor, &self.tally);
+        thread::scope(|scope| {
+            let destination =
+                scope.spawn(move || receive(&mut self.host, &mut acceptor, &Interrupt::default(), |_| ()));
+            let report =
+                migrate(vm, &connector, self.strategy, &self.options, &self.interrupt, &self.progress);
+            // A destination that never heard of the migration waits for one that cannot come now.
+            drop(connector);
+            Tried { report, destination: destination.join().expect("the destination does not panic") }
+        })
+    }
+}
+
+/// How it went.
+pub struct Tried {
+    pub report: Report,
+    pub destination: Result<Arrival<SimVm>, ReceiveError<SimVm>>,
+}
+
+pub fn workload(seed: u64) -> SimWorkload {
+    SimWorkload {
+        seed,
+        working_set: 40 + seed % 200,
+        rate: None,
+        zero_one_in: [0, 3, 10][(seed % 3) as usize],
+    }
+}
+
+pub fn boot(seed: u64) -> SimVm {
+    SimVm::boot("sim", PAGES, workload(seed)).expect("memory for a small guest")
+}
+
+/// Asserts that every page of `vm` is as its guest last wrote it.
+pub fn assert_memory_right(vm: &SimVm, context: &str) {
+    let guest = vm.check().expect("a guest that does not wait for pages");
+    assert_eq!(guest.errors, 0, "{context}: page {:?} is lost or stale", guest.first_error);
+}
+
+impl Tried {
+    /// Asserts what must hold however it went: exactly one side runs the guest, with its memory
+    /// right, or the outcome says why that cannot be known. Returns whichever machine has the guest.
+    pub fn assert_one_guest(self, source: SimVm, context: &str) -> Option<SimVm> {
+        let Tried { report, destination } = self;
+        let context = format!(
+            "{context}: {:?} ({:?}), destination {:?}",
+            report.outcome,
+            report.error,
+            destination.as_ref().err()
+        );
+        match (report.outcome, destination) {
+            (Outcome::Completed, Ok(mut arrival)) => {
+                arrival.vm.await_first_steps();
+                assert!(!source.is_running() && arrival.vm.is_running(), "{context}");
+                assert_ne!(report.verified, Some(false), "{context}");
+                assert_memory_right(&arrival.vm, &context);
+                Some(arrival.vm)
+            }
+            (Outcome::Failed | Outcome::Cancelled, destination) => {
+                assert!(source.is_running(), "{context}");
+                assert!(
+                    !matches!(destination, Ok(_) | Err(ReceiveError::Interrupted { .. })),
+                    "{context}: two guests"
+                );
+                assert_memory_right(&source, &context);
+                Some(source)
+            }
+            // Documented: the answer to Start was lost. The source keeps the guest, paused and whole.
+            (Outcome::Unknown, destination) => {
+                assert!(!source.is_running(), "{context}");
+                assert_memory_right(&source, &context);
+                destination.ok().map(|arrival| {
+                    assert_memory_right(&arrival.vm, &context);
+                    arrival.vm
+                })
+            }
+            // Documented: the guest runs there; this side may not have heard that all pages came.
+            (Outcome::Interrupted, destination) => {
+                assert!(!source.is_running(), "{context}");
+                match destination {
+                    Ok(arrival) => {
+                        assert_memory_right(&arrival.vm, &context);
+                        Some(arrival.vm)
+                    }
+                    Err(ReceiveError::Interrupted { missing_pages, .. }) => {
+                        assert!(missing_pages > 0, "{context}");
+                        None
+                    }
+                    Err(_) => panic!("{context}: no guest"),
+                }
+            }
+            (Outcome::Completed, Err(_)) => panic!("{context}: no guest"),
+        }
+    }
+}
