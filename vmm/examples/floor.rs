@@ -21,17 +21,11 @@ const COUNT: &[u8] = &[
 mod elf;
 
 fn main() {
-    let mut arguments = std::env::args()
-        .skip(1)
-        .filter_map(|argument| argument.parse::<u32>().ok());
+    let mut arguments = std::env::args().skip(1).filter_map(|argument| argument.parse::<u32>().ok());
     let vcpus = arguments.next().unwrap_or(1) as u8;
     let rounds = arguments.next().unwrap_or(500);
     let cpu = CpuModel::host().expect("this host's CPU");
-    let config = VmConfig {
-        memory_bytes: 64 << 20,
-        vcpus,
-        backing: Backing::Anonymous,
-    };
+    let config = VmConfig { memory_bytes: 64 << 20, vcpus, backing: Backing::Anonymous };
 
     let mut figures = Figures::default();
     let mut vm = figures.time("create", || Vm::new(&config, &cpu).expect("a machine"));
@@ -60,9 +54,7 @@ fn main() {
     for _ in 0..(rounds / 10).max(20) {
         let mut next = figures.time("create", || Vm::new(&config, &cpu).expect("a machine"));
         // Rehearsed, as a destination would: the first restore finds cold paths and unpopulated pages.
-        next.memory()
-            .populate(0..next.memory().page_count())
-            .expect("populates");
+        next.memory().populate(0..next.memory().page_count()).expect("populates");
         if !state.is_empty() {
             next.restore(&state).expect("restores");
         }
@@ -105,9 +97,7 @@ fn main() {
 
 fn counter(vm: &Vm) -> u32 {
     let mut bytes = [0; 4];
-    vm.memory()
-        .read(COUNTER_AT, &mut bytes)
-        .expect("an address in memory");
+    vm.memory().read(COUNTER_AT, &mut bytes).expect("an address in memory");
     u32::from_le_bytes(bytes)
 }
 
@@ -148,21 +138,12 @@ impl Figures {
     }
 
     fn print(&mut self) {
-        println!(
-            "{:36} {:>10} {:>10} {:>6}",
-            "microseconds", "median", "p99", "n"
-        );
+        println!("{:36} {:>10} {:>10} {:>6}", "microseconds", "median", "p99", "n");
         for (name, series) in &mut self.series {
             series.sort_unstable();
-            let at = |share: f64| {
-                series[((series.len() - 1) as f64 * share) as usize].as_nanos() as f64 / 1000.0
-            };
-            println!(
-                "{name:36} {:>10.1} {:>10.1} {:>6}",
-                at(0.5),
-                at(0.99),
-                series.len()
-            );
+            let at =
+                |share: f64| series[((series.len() - 1) as f64 * share) as usize].as_nanos() as f64 / 1000.0;
+            println!("{name:36} {:>10.1} {:>10.1} {:>6}", at(0.5), at(0.99), series.len());
         }
     }
 }

@@ -72,19 +72,14 @@ impl VmConfig {
     /// Checks the bounds; says nothing about what this host has free.
     pub fn check(&self) -> Result<(), ConfigError> {
         if !(MIN_MEMORY_BYTES..=MAX_MEMORY_BYTES).contains(&self.memory_bytes) {
-            return Err(ConfigError::MemoryOutOfBounds {
-                bytes: self.memory_bytes,
-            });
+            return Err(ConfigError::MemoryOutOfBounds { bytes: self.memory_bytes });
         }
         let multiple = match self.backing {
             Backing::Anonymous | Backing::Memfd => PAGE_BYTES,
             Backing::Hugetlbfs => HUGE_PAGE_BYTES,
         };
         if !self.memory_bytes.is_multiple_of(multiple) {
-            return Err(ConfigError::MemoryNotPages {
-                bytes: self.memory_bytes,
-                multiple,
-            });
+            return Err(ConfigError::MemoryNotPages { bytes: self.memory_bytes, multiple });
         }
         if self.vcpus == 0 || self.vcpus > MAX_VCPUS {
             return Err(ConfigError::VcpusOutOfBounds { vcpus: self.vcpus });
@@ -98,11 +93,7 @@ mod tests {
     use super::*;
 
     fn config(memory_bytes: u64, vcpus: u8) -> VmConfig {
-        VmConfig {
-            memory_bytes,
-            vcpus,
-            backing: Backing::Anonymous,
-        }
+        VmConfig { memory_bytes, vcpus, backing: Backing::Anonymous }
     }
 
     #[test]

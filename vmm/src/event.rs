@@ -71,15 +71,9 @@ impl fmt::Display for Event {
             Event::Exited { code } => write!(f, "the guest exited with code {code}"),
             Event::ResetRequested => write!(f, "the guest asked for a reset"),
             Event::Shutdown { vcpu } => write!(f, "vCPU {vcpu} shut down (triple fault)"),
-            Event::Failed {
-                vcpu,
-                reason,
-                registers,
-            } => {
+            Event::Failed { vcpu, reason, registers } => {
                 write!(f, "vCPU {vcpu} cannot go on: {reason}")?;
-                registers
-                    .as_ref()
-                    .map_or(Ok(()), |registers| write!(f, "; {registers}"))
+                registers.as_ref().map_or(Ok(()), |registers| write!(f, "; {registers}"))
             }
         }
     }
@@ -140,12 +134,7 @@ pub struct Events {
 impl Events {
     pub(crate) fn channel() -> (Sender<Event>, Events) {
         let (sender, receiver) = std::sync::mpsc::channel();
-        (
-            sender,
-            Events {
-                receiver: Arc::new(Mutex::new(receiver)),
-            },
-        )
+        (sender, Events { receiver: Arc::new(Mutex::new(receiver)) })
     }
 
     /// Waits for the next event; `None` when the machine is gone.

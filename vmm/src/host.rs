@@ -4,8 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use kvm_bindings::{
-    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET,
-    KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
 };
 use kvm_ioctls::Cap;
 
@@ -65,8 +64,7 @@ pub fn probe() -> Host {
         transparent_huge_pages: transparent_huge_pages(Path::new(
             "/sys/kernel/mm/transparent_hugepage/enabled",
         )),
-        free_huge_pages: number_in("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
-            .unwrap_or(0),
+        free_huge_pages: number_in("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages").unwrap_or(0),
         available_memory_bytes: available_memory_bytes(),
     }
 }
@@ -91,9 +89,7 @@ pub(crate) fn available_memory_bytes() -> Option<u64> {
 }
 
 fn parse_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)
 }
@@ -117,10 +113,7 @@ mod tests {
 
     #[test]
     fn available_memory_is_read_in_bytes() {
-        assert_eq!(
-            parse_available("MemTotal: 9 kB\nMemAvailable:    2048 kB\n"),
-            Some(2 << 20)
-        );
+        assert_eq!(parse_available("MemTotal: 9 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
         assert_eq!(parse_available("MemTotal: 9 kB\n"), None);
         assert_eq!(parse_available("MemAvailable: many kB\n"), None);
     }

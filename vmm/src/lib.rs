@@ -45,8 +45,8 @@ pub use event::{Event, Events, FailReason, Registers};
 pub use host::{Host, KvmFacts, TransparentHugePages, probe};
 pub use kvm::{CallError, KvmError};
 pub use memory::{
-    AccessError, AdviseError, DirtyLogError, GuestMemory, HIGH_MEMORY_START, LOW_MEMORY_END,
-    MapError, PAGE_BYTES, ResidentError,
+    AccessError, AdviseError, DirtyLogError, GuestMemory, HIGH_MEMORY_START, LOW_MEMORY_END, MapError,
+    PAGE_BYTES, ResidentError,
 };
 pub use missing::{MissingPages, MissingPagesError, PageFault};
 pub use state::{DecodeError, FORMAT_VERSION, MAX_STATE_BYTES, SectionError};

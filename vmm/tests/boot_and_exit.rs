@@ -51,13 +51,7 @@ fn a_triple_fault_is_told() {
     let mut vm = booted(&[0x0f, 0x0b]);
     vm.start();
     let event = vm.events().wait_for(PATIENCE).expect("an event");
-    assert!(
-        matches!(
-            event,
-            Event::Shutdown { vcpu: 0 } | Event::Failed { vcpu: 0, .. }
-        ),
-        "{event}"
-    );
+    assert!(matches!(event, Event::Shutdown { vcpu: 0 } | Event::Failed { vcpu: 0, .. }), "{event}");
 }
 
 #[test]
@@ -81,33 +75,17 @@ fn a_machine_boots_once_and_a_bad_kernel_does_not_count() {
         return;
     }
     let mut vm = machine();
-    assert!(matches!(
-        vm.boot(b"#!/bin/sh", "", None),
-        Err(BootError::NotElf { .. })
-    ));
+    assert!(matches!(vm.boot(b"#!/bin/sh", "", None), Err(BootError::NotElf { .. })));
     let mut no_note = elf(&[0xf4]);
     no_note[64 + 56] = 0;
-    assert!(matches!(
-        vm.boot(&no_note, "", None),
-        Err(BootError::NoPvhEntry)
-    ));
+    assert!(matches!(vm.boot(&no_note, "", None), Err(BootError::NoPvhEntry)));
     let mut low = elf(&[0xf4]);
     low[64 + 24..64 + 32].copy_from_slice(&0x7000u64.to_le_bytes());
-    assert!(matches!(
-        vm.boot(&low, "", None),
-        Err(BootError::SegmentTooLow { address: 0x7000 })
-    ));
+    assert!(matches!(vm.boot(&low, "", None), Err(BootError::SegmentTooLow { address: 0x7000 })));
     let huge = vec![0; 16 << 20];
-    assert!(matches!(
-        vm.boot(&elf(&[0xf4]), "", Some(&huge)),
-        Err(BootError::TooLarge { .. })
-    ));
-    vm.boot(&elf(&[0xf4]), "", Some(b"an initrd"))
-        .expect("a good kernel");
-    assert!(matches!(
-        vm.boot(&elf(&[0xf4]), "", None),
-        Err(BootError::NotNew)
-    ));
+    assert!(matches!(vm.boot(&elf(&[0xf4]), "", Some(&huge)), Err(BootError::TooLarge { .. })));
+    vm.boot(&elf(&[0xf4]), "", Some(b"an initrd")).expect("a good kernel");
+    assert!(matches!(vm.boot(&elf(&[0xf4]), "", None), Err(BootError::NotNew)));
 }
 
 #[test]
@@ -117,10 +95,7 @@ fn memory_larger_than_free_is_refused_before_it_is_taken() {
     }
     let cpu = vmm::CpuModel::host().expect("this host's CPU");
     let refused = vmm::Vm::new(&config(1 << 20, 1), &cpu).expect_err("a terabyte");
-    assert!(
-        matches!(refused, CreateError::NotEnoughMemory { .. }),
-        "{refused}"
-    );
+    assert!(matches!(refused, CreateError::NotEnoughMemory { .. }), "{refused}");
     let refused = vmm::Vm::new(&config(8, 1), &cpu).expect_err("too small");
     assert!(matches!(refused, CreateError::Config(_)), "{refused}");
     drop(machine_of(&config(16, MAX_VCPUS)));

@@ -94,9 +94,7 @@ fn bytes_go_out_and_in_and_unread_ones_move() {
     let out = Sink::default();
     second.console().set_output(Box::new(out.clone()));
     second.console().write(b"\x40");
-    until("the guest still answers", || {
-        out.0.lock().expect("no panics").ends_with(b"A")
-    });
+    until("the guest still answers", || out.0.lock().expect("no panics").ends_with(b"A"));
 }
 
 #[test]
@@ -107,8 +105,5 @@ fn input_that_nobody_reads_is_bounded() {
     let vm = booted(ANSWER);
     let taken = vm.console().write(&vec![0; 2 * MAX_WAITING_INPUT_BYTES]);
     assert_eq!(taken, MAX_WAITING_INPUT_BYTES);
-    assert!(
-        vm.console().write(&[0; 1000]) <= 64,
-        "only what the UART took made room"
-    );
+    assert!(vm.console().write(&[0; 1000]) <= 64, "only what the UART took made room");
 }

@@ -32,15 +32,9 @@ fn every_prefix_and_every_flipped_byte_is_refused() {
     }
     let mut longer = state.clone();
     longer.push(0);
-    assert!(matches!(
-        refuses(&mut second, &longer),
-        DecodeError::Section(SectionError::Length { .. })
-    ));
+    assert!(matches!(refuses(&mut second, &longer), DecodeError::Section(SectionError::Length { .. })));
     let huge = vec![0; MAX_STATE_BYTES + 1];
-    assert!(matches!(
-        refuses(&mut second, &huge),
-        DecodeError::Section(SectionError::TooLong { .. })
-    ));
+    assert!(matches!(refuses(&mut second, &huge), DecodeError::Section(SectionError::TooLong { .. })));
     copy_memory(&first, &second);
     second.restore(&state).expect("the whole one is taken");
     second.start();
@@ -90,56 +84,31 @@ fn sections_are_named_when_unknown_missing_doubled_or_of_another_version() {
     let state = booted(COUNT).save().expect("saves");
     let good = sections(&state);
     let mut vm = machine();
-    vm.restore(&sealed(&state, &good))
-        .expect("sealing anew changes nothing");
-    let mut refused =
-        |sections: &[Vec<u8>]| refuses(&mut vm, &sealed(&state, sections)).to_string();
+    vm.restore(&sealed(&state, &good)).expect("sealing anew changes nothing");
+    let mut refused = |sections: &[Vec<u8>]| refuses(&mut vm, &sealed(&state, sections)).to_string();
     for at in 0..good.len() {
-        let name = String::from_utf8_lossy(&good[at][..8])
-            .trim_end_matches('\0')
-            .to_owned();
+        let name = String::from_utf8_lossy(&good[at][..8]).trim_end_matches('\0').to_owned();
         let with = |change: &dyn Fn(&mut Vec<Vec<u8>>)| {
             let mut sections = good.clone();
             change(&mut sections);
             sections
         };
-        let unknown = refused(&with(&|sections| {
-            sections[at][..8].copy_from_slice(b"teapot\0\0")
-        }));
-        assert!(
-            unknown.contains("\"teapot\", which this program does not know"),
-            "{unknown}"
-        );
+        let unknown = refused(&with(&|sections| sections[at][..8].copy_from_slice(b"teapot\0\0")));
+        assert!(unknown.contains("\"teapot\", which this program does not know"), "{unknown}");
         let missing = refused(&with(&|sections| drop(sections.remove(at))));
-        assert!(
-            missing.contains("no section") && missing.contains(&name),
-            "{missing}"
-        );
+        assert!(missing.contains("no section") && missing.contains(&name), "{missing}");
         let doubled = refused(&with(&|sections| sections.push(good[at].clone())));
-        assert!(
-            doubled.contains("too many") && doubled.contains(&name),
-            "{doubled}"
-        );
+        assert!(doubled.contains("too many") && doubled.contains(&name), "{doubled}");
         let version = refused(&with(&|sections| sections[at][8] = 9));
-        assert!(
-            version.contains("version 9") && version.contains(&name),
-            "{version}"
-        );
+        assert!(version.contains("version 9") && version.contains(&name), "{version}");
         let instance = refused(&with(&|sections| sections[at][11] = 9));
-        assert!(
-            instance.contains("too many") && instance.contains(&name),
-            "{instance}"
-        );
+        assert!(instance.contains("too many") && instance.contains(&name), "{instance}");
         let longer = refused(&with(&|sections| sections[at].push(0)));
-        assert!(
-            longer.contains("1 bytes too many") && longer.contains(&name),
-            "{longer}"
-        );
-        let shorter = refused(&with(&|sections| drop(sections[at].pop())));
-        assert!(
-            shorter.contains("does not decode") && shorter.contains(&name),
-            "{shorter}"
-        );
+        assert!(longer.contains("1 bytes too many") && longer.contains(&name), "{longer}");
+        let shorter = refused(&with(&|sections| {
+            sections[at].pop();
+        }));
+        assert!(shorter.contains("does not decode") && shorter.contains(&name), "{shorter}");
     }
 }
 

@@ -33,20 +33,10 @@ fn every_page_is_dirty_once_and_then_those_written() {
         0x75, 0xf7, //                                           jne 3b
         0xeb, 0xd6, //                                           jmp 1b
     ]);
-    assert!(matches!(
-        vm.harvest_dirty(&mut [0; 64]),
-        Err(DirtyLogError::Off)
-    ));
+    assert!(matches!(vm.harvest_dirty(&mut [0; 64]), Err(DirtyLogError::Off)));
     vm.start_dirty_log().expect("starts");
-    assert!(matches!(
-        vm.harvest_dirty(&mut [0; 63]),
-        Err(DirtyLogError::ShortBitmap { needed: 64, .. })
-    ));
-    assert_eq!(
-        harvest(&mut vm),
-        (0..4096).collect::<Vec<u64>>(),
-        "every page, once"
-    );
+    assert!(matches!(vm.harvest_dirty(&mut [0; 63]), Err(DirtyLogError::ShortBitmap { needed: 64, .. })));
+    assert_eq!(harvest(&mut vm), (0..4096).collect::<Vec<u64>>(), "every page, once");
     assert_eq!(harvest(&mut vm), [0u64; 0], "and only once");
     vm.start();
     common::until("the guest is through", || read_u32(&vm, COUNTER_AT) == 1);
@@ -56,19 +46,12 @@ fn every_page_is_dirty_once_and_then_those_written() {
     for _ in 0..3 {
         assert_eq!(harvest(&mut vm), written);
         assert_eq!(harvest(&mut vm), [0u64; 0], "the guest only reads now");
-        vm.memory()
-            .write(COUNTER_AT, &0u32.to_le_bytes())
-            .expect("an address in memory");
-        common::until("the guest is through again", || {
-            read_u32(&vm, COUNTER_AT) == 1
-        });
+        vm.memory().write(COUNTER_AT, &0u32.to_le_bytes()).expect("an address in memory");
+        common::until("the guest is through again", || read_u32(&vm, COUNTER_AT) == 1);
     }
     vm.stop_dirty_log().expect("stops");
     vm.stop_dirty_log().expect("is off already");
-    assert!(matches!(
-        vm.harvest_dirty(&mut [0; 64]),
-        Err(DirtyLogError::Off)
-    ));
+    assert!(matches!(vm.harvest_dirty(&mut [0; 64]), Err(DirtyLogError::Off)));
     vm.start_dirty_log().expect("starts again");
     assert_eq!(harvest(&mut vm).len(), 4096, "every page, once more");
 }
@@ -82,9 +65,7 @@ fn what_the_vmm_writes_is_dirty() {
     vm.start_dirty_log().expect("starts");
     harvest(&mut vm);
     // Two bytes over a page's border.
-    vm.memory()
-        .write(5 * PAGE_BYTES - 1, &[1, 2])
-        .expect("an address in memory");
+    vm.memory().write(5 * PAGE_BYTES - 1, &[1, 2]).expect("an address in memory");
     assert_eq!(harvest(&mut vm), [4, 5]);
     assert_eq!(harvest(&mut vm), [0u64; 0]);
 }
@@ -97,9 +78,7 @@ fn bits_set_before_stay_set() {
     let mut vm = booted(COUNT);
     vm.start_dirty_log().expect("starts");
     harvest(&mut vm);
-    vm.memory()
-        .write(70 * PAGE_BYTES, &[1])
-        .expect("an address in memory");
+    vm.memory().write(70 * PAGE_BYTES, &[1]).expect("an address in memory");
     let mut bits = vec![0; 64];
     bits[3] = 9;
     assert_eq!(vm.harvest_dirty(&mut bits).expect("harvests"), 1);
@@ -128,13 +107,8 @@ fn rounds_of_harvest_and_copy_lose_no_write() {
     let copy = |vm: &Vm, pages: &[u64]| {
         let mut bytes = [0; PAGE_BYTES as usize];
         for page in pages {
-            vm.memory()
-                .read(page * PAGE_BYTES, &mut bytes)
-                .expect("a page");
-            second
-                .memory()
-                .write(page * PAGE_BYTES, &bytes)
-                .expect("a page");
+            vm.memory().read(page * PAGE_BYTES, &mut bytes).expect("a page");
+            second.memory().write(page * PAGE_BYTES, &bytes).expect("a page");
         }
     };
     for _ in 0..20 {
@@ -145,12 +119,7 @@ fn rounds_of_harvest_and_copy_lose_no_write() {
     let pages = harvest(&mut first);
     copy(&first, &pages);
     for address in (0..first.memory().size_bytes()).step_by(PAGE_BYTES as usize) {
-        assert_eq!(
-            read_u32(&first, address),
-            read_u32(&second, address),
-            "page {}",
-            address / PAGE_BYTES
-        );
+        assert_eq!(read_u32(&first, address), read_u32(&second, address), "page {}", address / PAGE_BYTES);
     }
 }
 

@@ -5,9 +5,7 @@ mod common;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{
-    COUNT, COUNTER_AT, PATIENCE, booted, machine, machine_of, read_u32, until, until_counting,
-};
+use common::{COUNT, COUNTER_AT, PATIENCE, booted, machine, machine_of, read_u32, until, until_counting};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm::{Event, MissingPages, MissingPagesError, PAGE_BYTES, PageFault, Vm};
 
@@ -36,19 +34,14 @@ const FILL_AND_CHECK: &[u8] = &[
 
 fn page_of(vm: &Vm, page: u64) -> Vec<u8> {
     let mut bytes = vec![0; PAGE_BYTES as usize];
-    vm.memory()
-        .read(page * PAGE_BYTES, &mut bytes)
-        .expect("a page");
+    vm.memory().read(page * PAGE_BYTES, &mut bytes).expect("a page");
     bytes
 }
 
 /// Waits a little for faults and reads them.
 fn faults(missing: &MissingPages, into: &mut Vec<PageFault>) {
     let mut ready = [PollFd::from_borrowed_fd(missing.as_fd(), PollFlags::IN)];
-    let patience = Timespec {
-        tv_sec: 0,
-        tv_nsec: 5_000_000,
-    };
+    let patience = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
     poll(&mut ready, Some(&patience)).expect("polls");
     missing.read_faults(into).expect("reads faults");
 }
@@ -59,9 +52,7 @@ fn serve(missing: &MissingPages, source: &Vm, stop: &AtomicBool) -> usize {
     while !stop.load(Ordering::Relaxed) {
         faults(missing, &mut waiting);
         for fault in waiting.drain(..) {
-            missing
-                .install(fault.page, &page_of(source, fault.page))
-                .expect("installs");
+            missing.install(fault.page, &page_of(source, fault.page)).expect("installs");
             served += 1;
         }
     }
@@ -74,10 +65,7 @@ fn filled() -> (Vm, Vec<u8>) {
     until("memory is filled", || read_u32(&source, COUNTER_AT) == 1);
     source.pause().expect("pauses");
     let state = source.save().expect("saves");
-    source
-        .memory()
-        .write(COUNTER_AT + 4, &1u32.to_le_bytes())
-        .expect("an address in memory");
+    source.memory().write(COUNTER_AT + 4, &1u32.to_le_bytes()).expect("an address in memory");
     (source, state)
 }
 
@@ -89,10 +77,7 @@ fn a_guest_finds_every_page_though_all_are_missing() {
     let (source, state) = filled();
     let mut vm = machine_of(source.config());
     let missing = MissingPages::open(vm.memory()).expect("opens");
-    assert!(matches!(
-        MissingPages::open(vm.memory()),
-        Err(MissingPagesError::AlreadyServed)
-    ));
+    assert!(matches!(MissingPages::open(vm.memory()), Err(MissingPagesError::AlreadyServed)));
     let stop = AtomicBool::new(false);
     let served = std::thread::scope(|scope| {
         let server = scope.spawn(|| serve(&missing, &source, &stop));
@@ -104,10 +89,7 @@ fn a_guest_finds_every_page_though_all_are_missing() {
         stop.store(true, Ordering::Relaxed);
         server.join().expect("the server does not panic")
     });
-    assert!(
-        served >= 10 << 20 >> 12,
-        "{served} faults for the pages of 10 MiB"
-    );
+    assert!(served >= 10 << 20 >> 12, "{served} faults for the pages of 10 MiB");
 }
 
 #[test]
@@ -125,9 +107,7 @@ fn faults_and_pushes_share_the_work() {
         vm.start();
         // Chunks of 16 pages, all of them, over whatever the faults have brought already.
         for first in (0..vm.memory().page_count()).step_by(16) {
-            let chunk: Vec<u8> = (first..first + 16)
-                .flat_map(|page| page_of(&source, page))
-                .collect();
+            let chunk: Vec<u8> = (first..first + 16).flat_map(|page| page_of(&source, page)).collect();
             missing.install(first, &chunk).expect("installs");
         }
         let event = vm.events().wait_for(PATIENCE).expect("an event");
@@ -149,35 +129,19 @@ fn a_present_page_is_never_overwritten() {
     let vm = machine();
     let missing = MissingPages::open(vm.memory()).expect("opens");
     let page = PAGE_BYTES as usize;
-    assert_eq!(
-        missing.install(10, &vec![1; 2 * page]).expect("installs"),
-        2
-    );
+    assert_eq!(missing.install(10, &vec![1; 2 * page]).expect("installs"), 2);
     assert_eq!(missing.install_zeros(14, 1).expect("installs"), 1);
-    assert_eq!(
-        missing.install(8, &vec![2; 8 * page]).expect("installs"),
-        5,
-        "8, 9, 12, 13, 15"
-    );
+    assert_eq!(missing.install(8, &vec![2; 8 * page]).expect("installs"), 5, "8, 9, 12, 13, 15");
     assert_eq!(missing.install(8, &vec![3; 8 * page]).expect("installs"), 0);
     assert_eq!(missing.install_zeros(8, 9).expect("installs"), 1, "16");
-    let bytes: Vec<u8> = (8..17)
-        .map(|number| page_of(&vm, number)[page - 1])
-        .collect();
+    let bytes: Vec<u8> = (8..17).map(|number| page_of(&vm, number)[page - 1]).collect();
     assert_eq!(bytes, [2, 2, 1, 1, 2, 2, 0, 2, 0]);
     vm.memory().discard(8..9).expect("discards");
-    assert_eq!(
-        missing.install(8, &vec![4; page]).expect("installs"),
-        1,
-        "discarded is missing again"
-    );
+    assert_eq!(missing.install(8, &vec![4; page]).expect("installs"), 1, "discarded is missing again");
     missing.wake(0..1).expect("wakes nobody");
     missing.close().expect("closes");
     assert_eq!(page_of(&vm, 100), vec![0; page]);
-    MissingPages::open(vm.memory())
-        .expect("opens again")
-        .close()
-        .expect("closes");
+    MissingPages::open(vm.memory()).expect("opens again").close().expect("closes");
 }
 
 #[test]

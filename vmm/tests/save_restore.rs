@@ -2,9 +2,7 @@
 
 mod common;
 
-use common::{
-    COUNT, COUNTER_AT, booted, copy_memory, elf, machine, machine_of, read_u32, until_counting,
-};
+use common::{COUNT, COUNTER_AT, booted, copy_memory, elf, machine, machine_of, read_u32, until_counting};
 use vmm::{RestoreError, SaveError};
 
 /// Pauses `from`, and gives memory and state to a new machine, which is ready but not started.
@@ -37,11 +35,7 @@ fn a_guest_counts_on_in_a_second_and_a_third_machine() {
     until_counting(&third);
     third.pause().expect("pauses");
     assert!(read_u32(&third, COUNTER_AT) > at_second);
-    assert_eq!(
-        read_u32(&first, COUNTER_AT),
-        at_first,
-        "the first stood still"
-    );
+    assert_eq!(read_u32(&first, COUNTER_AT), at_first, "the first stood still");
     // The source may run on after a failed try: its state was read, not taken.
     first.resume().expect("resumes");
     until_counting(&first);
@@ -77,19 +71,11 @@ fn all_general_and_vector_registers_go_along() {
         0xf4, //                                     2: hlt
     ]);
     vm.start();
-    common::until("the registers are filled", || {
-        read_u32(&vm, COUNTER_AT) == 1
-    });
+    common::until("the registers are filled", || read_u32(&vm, COUNTER_AT) == 1);
     let mut second = moved(&mut vm);
-    second
-        .memory()
-        .write(COUNTER_AT + 4, &1u32.to_le_bytes())
-        .expect("an address in memory");
+    second.memory().write(COUNTER_AT + 4, &1u32.to_le_bytes()).expect("an address in memory");
     second.start();
-    let event = second
-        .events()
-        .wait_for(common::PATIENCE)
-        .expect("an event");
+    let event = second.events().wait_for(common::PATIENCE).expect("an event");
     assert!(matches!(event, vmm::Event::Exited { code: 7 }), "{event}");
 }
 
@@ -105,9 +91,7 @@ fn a_restore_may_be_rehearsed() {
         first.resume().expect("resumes");
         until_counting(&first);
         first.pause().expect("pauses");
-        second
-            .restore(&first.save().expect("saves"))
-            .expect("restores");
+        second.restore(&first.save().expect("saves")).expect("restores");
     }
     copy_memory(&first, &second);
     second.start();
@@ -140,12 +124,7 @@ fn a_state_of_another_machine_is_refused() {
     }
     let state = booted(COUNT).save().expect("saves");
     for config in [common::config(32, 1), common::config(16, 2)] {
-        let refused = machine_of(&config)
-            .restore(&state)
-            .expect_err("another machine");
-        assert!(
-            matches!(refused, RestoreError::OtherMachine { .. }),
-            "{refused}"
-        );
+        let refused = machine_of(&config).restore(&state).expect_err("another machine");
+        assert!(matches!(refused, RestoreError::OtherMachine { .. }), "{refused}");
     }
 }

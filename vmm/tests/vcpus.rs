@@ -32,27 +32,18 @@ const OTHERS: &[u8] = &[
 ];
 
 fn booted(vcpus: u8) -> Vm {
-    let mut vm = common::booted_on(&config(16, vcpus), FIRST);
-    vm.memory()
-        .write(TRAMPOLINE_AT, OTHERS)
-        .expect("an address in memory");
+    let vm = common::booted_on(&config(16, vcpus), FIRST);
+    vm.memory().write(TRAMPOLINE_AT, OTHERS).expect("an address in memory");
     vm
 }
 
 fn counters(vm: &Vm) -> Vec<u32> {
-    (0..u64::from(vm.config().vcpus))
-        .map(|vcpu| read_u32(vm, COUNTERS_AT + 4 * vcpu))
-        .collect()
+    (0..u64::from(vm.config().vcpus)).map(|vcpu| read_u32(vm, COUNTERS_AT + 4 * vcpu)).collect()
 }
 
 fn until_all_count(vm: &Vm) {
     let before = counters(vm);
-    until("all vCPUs count", || {
-        counters(vm)
-            .iter()
-            .zip(&before)
-            .all(|(now, before)| now != before)
-    });
+    until("all vCPUs count", || counters(vm).iter().zip(&before).all(|(now, before)| now != before));
 }
 
 #[test]
@@ -87,10 +78,6 @@ fn vcpus_that_wait_to_be_started_move_too() {
         return;
     }
     // Saved before the first instruction: the start-up messages are sent at the destination only.
-    let mut first = booted(3);
-    first.start();
-    first.pause().expect("pauses with two vCPUs waiting");
-    drop(first);
     let mut first = booted(3);
     let state = first.save().expect("saves");
     let mut second = machine_of(first.config());

@@ -29,9 +29,7 @@ pub enum BootError {
     #[error("load the kernel's segments")]
     Load(#[source] linux_loader::loader::Error),
     /// An ELF file without the note that says where to enter.
-    #[error(
-        "the kernel has no PVH entry point (ELF note `Xen` of type 18); Linux has it with CONFIG_PVH"
-    )]
+    #[error("the kernel has no PVH entry point (ELF note `Xen` of type 18); Linux has it with CONFIG_PVH")]
     NoPvhEntry,
     /// A segment where the boot information goes, or in the hole for ROMs and video below 1 MiB.
     #[error("the kernel has a segment at {address:#x}, below 1 MiB")]
@@ -40,9 +38,7 @@ pub enum BootError {
         address: u64,
     },
     /// Memory is too small.
-    #[error(
-        "kernel and initrd need {needed} bytes of memory below 3 GiB, and the guest has {available}"
-    )]
+    #[error("kernel and initrd need {needed} bytes of memory below 3 GiB, and the guest has {available}")]
     TooLarge {
         /// Bytes needed, from address 0 on.
         needed: u64,

@@ -69,12 +69,7 @@ pub(crate) fn load(
     let initrd_at = available - initrd_bytes.next_multiple_of(PAGE_BYTES);
     if let Some(bytes) = initrd {
         memory.write(initrd_at, bytes)?;
-        memory.write(
-            MODULE_ENTRY,
-            &[initrd_at, initrd_bytes, 0, 0]
-                .map(u64::to_le_bytes)
-                .concat(),
-        )?;
+        memory.write(MODULE_ENTRY, &[initrd_at, initrd_bytes, 0, 0].map(u64::to_le_bytes).concat())?;
     }
     memory.write(COMMAND_LINE, command_line.as_bytes())?;
     memory.write(COMMAND_LINE + command_line.len() as u64, &[0])?;
@@ -87,21 +82,11 @@ pub(crate) fn load(
 impl Entry {
     /// The registers a PVH kernel is entered with.
     pub(crate) fn set_registers(self, regs: &mut kvm_regs, sregs: &mut kvm_sregs) {
-        *regs = kvm_regs {
-            rip: self.address,
-            rbx: START_INFO,
-            rflags: 2,
-            ..kvm_regs::default()
-        };
+        *regs = kvm_regs { rip: self.address, rbx: START_INFO, rflags: 2, ..kvm_regs::default() };
         let [_, code, data, tss] = gdt();
         sregs.cs = segment(code, 1);
-        (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (
-            segment(data, 2),
-            segment(data, 2),
-            segment(data, 2),
-            segment(data, 2),
-            segment(data, 2),
-        );
+        (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) =
+            (segment(data, 2), segment(data, 2), segment(data, 2), segment(data, 2), segment(data, 2));
         sregs.tr = segment(tss, 3);
         (sregs.gdt.base, sregs.gdt.limit) = (GDT, 4 * 8 - 1);
         (sregs.idt.base, sregs.idt.limit) = (0, 0);
@@ -114,12 +99,7 @@ impl Entry {
 
 /// Null, flat 32-bit code, flat data, a TSS with nothing in it.
 fn gdt() -> [u64; 4] {
-    [
-        0,
-        0x00cf_9b00_0000_ffff,
-        0x00cf_9300_0000_ffff,
-        0x0000_8b00_0000_0067,
-    ]
+    [0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x0000_8b00_0000_0067]
 }
 
 /// A segment register that holds GDT entry `index`, whose descriptor is `entry` (Intel SDM volume 3A, 3.4.5).
@@ -144,9 +124,7 @@ fn segment(entry: u64, index: u16) -> kvm_segment {
 
 fn check_command_line(command_line: &[u8]) -> Result<(), BootError> {
     if command_line.len() >= MAX_COMMAND_LINE_BYTES {
-        return Err(BootError::CommandLineTooLong {
-            bytes: command_line.len(),
-        });
+        return Err(BootError::CommandLineTooLong { bytes: command_line.len() });
     }
     match command_line.iter().position(|byte| *byte == 0) {
         Some(at) => Err(BootError::CommandLineHasZero { at }),
@@ -164,18 +142,11 @@ fn check_segments(kernel: &[u8]) -> Result<(), BootError> {
     const P_MEMSZ: usize = 40;
     const PT_LOAD: u64 = 1;
     if !kernel.starts_with(b"\x7fELF") {
-        return Err(BootError::NotElf {
-            start: kernel.iter().take(4).copied().collect(),
-        });
+        return Err(BootError::NotElf { start: kernel.iter().take(4).copied().collect() });
     }
     let number = |at: usize, bytes: usize| -> Option<u64> {
         let field = kernel.get(at..at.checked_add(bytes)?)?;
-        Some(
-            field
-                .iter()
-                .rev()
-                .fold(0, |value, byte| value << 8 | u64::from(*byte)),
-        )
+        Some(field.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
     };
     // A header cut short is the loader's to complain about.
     let headers = || Some((number(PHOFF, 8)?, number(PHENTSIZE, 2)?, number(PHNUM, 2)?));
@@ -186,11 +157,7 @@ fn check_segments(kernel: &[u8]) -> Result<(), BootError> {
         let header = || usize::try_from(offset.checked_add(index * size)?).ok();
         let fields = || {
             let at = header()?;
-            Some((
-                number(at, 4)?,
-                number(at.checked_add(P_PADDR)?, 8)?,
-                number(at.checked_add(P_MEMSZ)?, 8)?,
-            ))
+            Some((number(at, 4)?, number(at.checked_add(P_PADDR)?, 8)?, number(at.checked_add(P_MEMSZ)?, 8)?))
         };
         if let Some((PT_LOAD, address, bytes)) = fields()
             && bytes > 0
@@ -208,11 +175,7 @@ fn write_memory_map(memory: &GuestMemory) -> Result<u32, AccessError> {
     let high = memory.size_bytes() - low;
     let map = [
         (0, ROM_HOLE_START, MEMORY_MAP_RAM),
-        (
-            ROM_HOLE_START,
-            ONE_MIB - ROM_HOLE_START,
-            MEMORY_MAP_RESERVED,
-        ),
+        (ROM_HOLE_START, ONE_MIB - ROM_HOLE_START, MEMORY_MAP_RESERVED),
         (ONE_MIB, low - ONE_MIB, MEMORY_MAP_RAM),
         (HIGH_MEMORY_START, high, MEMORY_MAP_RAM),
     ];
@@ -220,40 +183,21 @@ fn write_memory_map(memory: &GuestMemory) -> Result<u32, AccessError> {
     let mut entries = 0;
     for (start, bytes, kind) in map.into_iter().filter(|(_, bytes, _)| *bytes > 0) {
         // struct hvm_memmap_table_entry: addr, size, type, reserved.
-        memory.write(
-            at,
-            &[start, bytes, u64::from(kind)]
-                .map(u64::to_le_bytes)
-                .concat(),
-        )?;
+        memory.write(at, &[start, bytes, u64::from(kind)].map(u64::to_le_bytes).concat())?;
         at += 24;
         entries += 1;
     }
     Ok(entries)
 }
 
-fn write_start_info(
-    memory: &GuestMemory,
-    has_initrd: bool,
-    map_entries: u32,
-) -> Result<(), AccessError> {
+fn write_start_info(memory: &GuestMemory, has_initrd: bool, map_entries: u32) -> Result<(), AccessError> {
     let mut info = Vec::with_capacity(56);
     // struct hvm_start_info: magic, version, flags, nr_modules; modlist_paddr, cmdline_paddr, rsdp_paddr,
     // memmap_paddr; memmap_entries, reserved.
-    for word in [
-        START_INFO_MAGIC,
-        START_INFO_VERSION,
-        0,
-        u32::from(has_initrd),
-    ] {
+    for word in [START_INFO_MAGIC, START_INFO_VERSION, 0, u32::from(has_initrd)] {
         info.extend(word.to_le_bytes());
     }
-    for word in [
-        if has_initrd { MODULE_ENTRY } else { 0 },
-        COMMAND_LINE,
-        0,
-        MEMORY_MAP,
-    ] {
+    for word in [if has_initrd { MODULE_ENTRY } else { 0 }, COMMAND_LINE, 0, MEMORY_MAP] {
         info.extend(word.to_le_bytes());
     }
     for word in [map_entries, 0] {
@@ -274,17 +218,13 @@ mod tests {
     #[test]
     fn what_is_no_kernel_is_refused_in_words() {
         let memory = memory();
-        let refused = |kernel: &[u8], line: &str| {
-            load(&memory, kernel, line, None)
-                .expect_err("no kernel")
-                .to_string()
-        };
+        let refused =
+            |kernel: &[u8], line: &str| load(&memory, kernel, line, None).expect_err("no kernel").to_string();
         assert!(refused(b"MZ..", "").contains("not an ELF file"));
         assert!(refused(b"", "").contains("not an ELF file"));
         assert!(refused(b"\x7fELF", "").contains("load the kernel's segments"));
         assert!(
-            refused(b"\x7fELF", &"x".repeat(MAX_COMMAND_LINE_BYTES))
-                .contains("more than the limit of 4095")
+            refused(b"\x7fELF", &"x".repeat(MAX_COMMAND_LINE_BYTES)).contains("more than the limit of 4095")
         );
         assert!(refused(b"\x7fELF", "a\0b").contains("zero byte at 1"));
     }
@@ -292,10 +232,7 @@ mod tests {
     #[test]
     fn segments_are_flat() {
         let code = segment(gdt()[1], 1);
-        assert_eq!(
-            (code.base, code.limit, code.type_, code.db, code.s),
-            (0, u32::MAX, 0xb, 1, 1)
-        );
+        assert_eq!((code.base, code.limit, code.type_, code.db, code.s), (0, u32::MAX, 0xb, 1, 1));
         let tss = segment(gdt()[3], 3);
         assert_eq!((tss.base, tss.limit, tss.type_, tss.s), (0, 0x67, 0xb, 0));
     }

@@ -59,36 +59,20 @@ pub enum CpuMismatch {
 }
 
 /// Whether `guest` can go on where `host` is all there is.
-pub(super) fn runs_on(
-    guest: &CpuModel,
-    host: &CpuModel,
-    host_scales_tsc: bool,
-) -> Result<(), CpuMismatch> {
+pub(super) fn runs_on(guest: &CpuModel, host: &CpuModel, host_scales_tsc: bool) -> Result<(), CpuMismatch> {
     if guest.vendor() != host.vendor() {
-        return Err(CpuMismatch::Vendor {
-            guest: guest.vendor(),
-            host: host.vendor(),
-        });
+        return Err(CpuMismatch::Vendor { guest: guest.vendor(), host: host.vendor() });
     }
-    let features: Vec<String> = FEATURE_WORDS
-        .iter()
-        .flat_map(|word| lacking(word, guest, host))
-        .collect();
+    let features: Vec<String> = FEATURE_WORDS.iter().flat_map(|word| lacking(word, guest, host)).collect();
     if !features.is_empty() {
         return Err(CpuMismatch::Features { features });
     }
     let (guest_bits, host_bits) = (address_bits(guest), address_bits(host));
     if guest_bits > host_bits {
-        return Err(CpuMismatch::AddressBits {
-            guest: guest_bits,
-            host: host_bits,
-        });
+        return Err(CpuMismatch::AddressBits { guest: guest_bits, host: host_bits });
     }
     if !host_scales_tsc && !same_frequency(guest.tsc_khz, host.tsc_khz) {
-        return Err(CpuMismatch::TscFrequency {
-            guest_khz: guest.tsc_khz,
-            host_khz: host.tsc_khz,
-        });
+        return Err(CpuMismatch::TscFrequency { guest_khz: guest.tsc_khz, host_khz: host.tsc_khz });
     }
     Ok(())
 }
@@ -99,32 +83,19 @@ pub(crate) fn same_frequency(one_khz: u32, other_khz: u32) -> bool {
 }
 
 fn lacking(word: &FeatureWord, guest: &CpuModel, host: &CpuModel) -> Vec<String> {
-    let of = |model: &CpuModel| {
-        model
-            .leaf(word.function, word.index)
-            .map_or(0, |leaf| word.register.of(leaf))
-    };
+    let of =
+        |model: &CpuModel| model.leaf(word.function, word.index).map_or(0, |leaf| word.register.of(leaf));
     let missing = of(guest) & !of(host);
     (0..32)
         .filter(|bit| missing >> bit & 1 == 1)
         .map(|bit| {
             let name = word.name(bit).unwrap_or("an unnamed feature");
-            let subleaf = if word.index == 0 {
-                String::new()
-            } else {
-                format!(".{}", word.index)
-            };
+            let subleaf = if word.index == 0 { String::new() } else { format!(".{}", word.index) };
             let register = word.register.name();
             if word.function < 0x100 {
-                format!(
-                    "{name} (leaf {}{subleaf} {register} bit {bit})",
-                    word.function
-                )
+                format!("{name} (leaf {}{subleaf} {register} bit {bit})", word.function)
             } else {
-                format!(
-                    "{name} (leaf {:#x}{subleaf} {register} bit {bit})",
-                    word.function
-                )
+                format!("{name} (leaf {:#x}{subleaf} {register} bit {bit})", word.function)
             }
         })
         .collect()
@@ -132,9 +103,7 @@ fn lacking(word: &FeatureWord, guest: &CpuModel, host: &CpuModel) -> Vec<String>
 
 /// Bits of a physical address: leaf 0x8000_0008, EAX 7:0.
 fn address_bits(model: &CpuModel) -> u32 {
-    model
-        .leaf(0x8000_0008, 0)
-        .map_or(36, |leaf| leaf.eax & 0xff)
+    model.leaf(0x8000_0008, 0).map_or(36, |leaf| leaf.eax & 0xff)
 }
 
 #[cfg(test)]
@@ -143,25 +112,11 @@ mod tests {
     use super::*;
 
     fn model(vendor: &[u8; 12], ebx7: u32, bits: u32, tsc_khz: u32) -> CpuModel {
-        let part =
-            |at: usize| u32::from_le_bytes(vendor[at..at + 4].try_into().expect("4 of 12 bytes"));
+        let part = |at: usize| u32::from_le_bytes(vendor[at..at + 4].try_into().expect("4 of 12 bytes"));
         let leaves = vec![
-            CpuLeaf {
-                ebx: part(0),
-                edx: part(4),
-                ecx: part(8),
-                ..CpuLeaf::default()
-            },
-            CpuLeaf {
-                function: 7,
-                ebx: ebx7,
-                ..CpuLeaf::default()
-            },
-            CpuLeaf {
-                function: 0x8000_0008,
-                eax: bits,
-                ..CpuLeaf::default()
-            },
+            CpuLeaf { ebx: part(0), edx: part(4), ecx: part(8), ..CpuLeaf::default() },
+            CpuLeaf { function: 7, ebx: ebx7, ..CpuLeaf::default() },
+            CpuLeaf { function: 0x8000_0008, eax: bits, ..CpuLeaf::default() },
         ];
         CpuModel { leaves, tsc_khz }
     }
@@ -178,24 +133,15 @@ mod tests {
         let guest = model(b"GenuineIntel", 1 << 16 | 1 << 5, 40, 2_000_000);
         let host = model(b"GenuineIntel", 1 << 5, 40, 2_000_000);
         let error = runs_on(&guest, &host, false).expect_err("avx512f is missing");
-        assert!(
-            error.to_string().ends_with(": avx512f (leaf 7 EBX bit 16)"),
-            "{error}"
-        );
+        assert!(error.to_string().ends_with(": avx512f (leaf 7 EBX bit 16)"), "{error}");
     }
 
     #[test]
     fn another_vendor_address_width_or_frequency_is_refused() {
         let guest = model(b"GenuineIntel", 0, 46, 2_000_000);
         let refused = |host: CpuModel| runs_on(&guest, &host, false).expect_err("refused");
-        assert!(matches!(
-            refused(model(b"AuthenticAMD", 0, 46, 2_000_000)),
-            CpuMismatch::Vendor { .. }
-        ));
-        assert!(matches!(
-            refused(model(b"GenuineIntel", 0, 39, 2_000_000)),
-            CpuMismatch::AddressBits { .. }
-        ));
+        assert!(matches!(refused(model(b"AuthenticAMD", 0, 46, 2_000_000)), CpuMismatch::Vendor { .. }));
+        assert!(matches!(refused(model(b"GenuineIntel", 0, 39, 2_000_000)), CpuMismatch::AddressBits { .. }));
         assert!(matches!(
             refused(model(b"GenuineIntel", 0, 46, 2_600_000)),
             CpuMismatch::TscFrequency { .. }

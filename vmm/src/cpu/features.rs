@@ -45,20 +45,12 @@ pub(super) struct FeatureWord {
 impl FeatureWord {
     /// The name of a bit, if it has one.
     pub(super) fn name(&self, bit: u32) -> Option<&'static str> {
-        self.names
-            .split_ascii_whitespace()
-            .nth(bit as usize)
-            .filter(|name| *name != "-")
+        self.names.split_ascii_whitespace().nth(bit as usize).filter(|name| *name != "-")
     }
 }
 
 const fn word(function: u32, index: u32, register: Register, names: &'static str) -> FeatureWord {
-    FeatureWord {
-        function,
-        index,
-        register,
-        names,
-    }
+    FeatureWord { function, index, register, names }
 }
 
 /// All words compared between hosts. Names as in Linux's arch/x86/include/asm/cpufeatures.h.
@@ -114,12 +106,7 @@ pub(super) const FEATURE_WORDS: &[FeatureWord] = &[
         Register::Edx,
         "- - - - avx_vnni_int8 avx_ne_convert - - amx_complex - avx_vnni_int16 - - - prefetchiti",
     ),
-    word(
-        7,
-        2,
-        Register::Edx,
-        "intel_psfd ipred_ctrl rrsba_ctrl ddpd_u bhi_ctrl mcdt_no",
-    ),
+    word(7, 2, Register::Edx, "intel_psfd ipred_ctrl rrsba_ctrl ddpd_u bhi_ctrl mcdt_no"),
     word(
         0xd,
         0,
@@ -175,8 +162,7 @@ pub(super) fn keep_what_can_move(leaf: &mut CpuLeaf) {
             leaf.ebx &= !(bit(2) | bit(4) | bit(11) | bit(25));
             // ospke follows CR4. waitpkg, shstk, keylocker, bus_lock_detect, enqcmd, sgx_lc, pks: supervisor state
             // outside of XSAVE2.
-            leaf.ecx &=
-                !(bit(4) | bit(5) | bit(7) | bit(23) | bit(24) | bit(29) | bit(30) | bit(31));
+            leaf.ecx &= !(bit(4) | bit(5) | bit(7) | bit(23) | bit(24) | bit(29) | bit(30) | bit(31));
             // uintr, arch_lbr, ibt as above; amx_bf16, amx_tile, amx_int8: 8 KiB of state that needs a permission of
             // its own on each host.
             leaf.edx &= !(bit(5) | bit(19) | bit(20) | bit(22) | bit(24) | bit(25));
@@ -220,16 +206,8 @@ pub(super) fn keep_what_can_move(leaf: &mut CpuLeaf) {
         // Of KVM's services those whose state is all in MSRs. Asynchronous page faults are not: one may be on its way.
         // pv_eoi writes guest memory while the interrupt chip is read.
         (0x4000_0001, _) => {
-            leaf.eax &= bit(0)
-                | bit(1)
-                | bit(3)
-                | bit(5)
-                | bit(7)
-                | bit(9)
-                | bit(11)
-                | bit(12)
-                | bit(13)
-                | bit(24);
+            leaf.eax &=
+                bit(0) | bit(1) | bit(3) | bit(5) | bit(7) | bit(9) | bit(11) | bit(12) | bit(13) | bit(24);
         }
         _ => {}
     }
@@ -252,9 +230,7 @@ mod tests {
         let name = |function, index, register, bit| {
             FEATURE_WORDS
                 .iter()
-                .find(|word| {
-                    (word.function, word.index, word.register) == (function, index, register)
-                })
+                .find(|word| (word.function, word.index, word.register) == (function, index, register))
                 .and_then(|word| word.name(bit))
         };
         // Positions from Intel's SDM volume 2A and AMD's APM volume 3.
@@ -272,28 +248,15 @@ mod tests {
         assert_eq!(name(0x8000_0001, 0, Register::Edx, 29), Some("lm"));
         assert_eq!(name(0x8000_0001, 0, Register::Ecx, 22), Some("topoext"));
         assert_eq!(name(0x8000_0008, 0, Register::Ebx, 24), Some("amd_ssbd"));
-        assert_eq!(
-            name(0x4000_0001, 0, Register::Eax, 24),
-            Some("kvm_clocksource_stable")
-        );
+        assert_eq!(name(0x4000_0001, 0, Register::Eax, 24), Some("kvm_clocksource_stable"));
     }
 
     #[test]
     fn what_cannot_move_is_taken_away() {
-        let mut leaf = CpuLeaf {
-            function: 0xd,
-            index: 0,
-            eax: u32::MAX,
-            edx: 7,
-            ..CpuLeaf::default()
-        };
+        let mut leaf = CpuLeaf { function: 0xd, index: 0, eax: u32::MAX, edx: 7, ..CpuLeaf::default() };
         keep_what_can_move(&mut leaf);
         assert_eq!((leaf.eax, leaf.edx), (0x2e7, 0));
-        let mut leaf = CpuLeaf {
-            function: 1,
-            ecx: u32::MAX,
-            ..CpuLeaf::default()
-        };
+        let mut leaf = CpuLeaf { function: 1, ecx: u32::MAX, ..CpuLeaf::default() };
         keep_what_can_move(&mut leaf);
         assert_eq!(leaf.ecx & 1 << 5, 0, "no nested machines");
     }

@@ -71,20 +71,14 @@ impl CpuModel {
                 leaf.ecx |= features::TSC_DEADLINE;
             }
         }
-        let model = CpuModel {
-            leaves,
-            tsc_khz: host_tsc_khz(&kvm)?,
-        };
+        let model = CpuModel { leaves, tsc_khz: host_tsc_khz(&kvm)? };
         Ok(HOST.get_or_init(|| model).clone())
     }
 
     /// Whether a guest with this CPU can go on here; if not, names what is missing.
     pub fn check_runs_here(&self) -> Result<(), CpuMismatch> {
         if self.leaves.len() > MAX_LEAVES {
-            return Err(CpuMismatch::TooManyLeaves {
-                leaves: self.leaves.len(),
-                limit: MAX_LEAVES,
-            });
+            return Err(CpuMismatch::TooManyLeaves { leaves: self.leaves.len(), limit: MAX_LEAVES });
         }
         let host = CpuModel::host().map_err(CpuMismatch::Host)?;
         check::runs_on(self, &host, host_can_scale_tsc()?)
@@ -92,9 +86,7 @@ impl CpuModel {
 
     /// The leaf with this function and subleaf.
     pub fn leaf(&self, function: u32, index: u32) -> Option<&CpuLeaf> {
-        self.leaves
-            .iter()
-            .find(|leaf| leaf.function == function && leaf.index == index)
+        self.leaves.iter().find(|leaf| leaf.function == function && leaf.index == index)
     }
 
     /// The vendor's twelve letters, `GenuineIntel` or `AuthenticAMD` for most.
@@ -102,74 +94,35 @@ impl CpuModel {
         let Some(leaf) = self.leaf(0, 0) else {
             return String::new();
         };
-        let bytes = [leaf.ebx, leaf.edx, leaf.ecx]
-            .map(u32::to_le_bytes)
-            .concat();
+        let bytes = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
 impl From<&kvm_cpuid_entry2> for CpuLeaf {
     fn from(entry: &kvm_cpuid_entry2) -> Self {
-        let kvm_cpuid_entry2 {
-            function,
-            index,
-            flags,
-            eax,
-            ebx,
-            ecx,
-            edx,
-            ..
-        } = *entry;
-        CpuLeaf {
-            function,
-            index,
-            flags,
-            eax,
-            ebx,
-            ecx,
-            edx,
-        }
+        let kvm_cpuid_entry2 { function, index, flags, eax, ebx, ecx, edx, .. } = *entry;
+        CpuLeaf { function, index, flags, eax, ebx, ecx, edx }
     }
 }
 
 impl From<&CpuLeaf> for kvm_cpuid_entry2 {
     fn from(leaf: &CpuLeaf) -> Self {
-        let CpuLeaf {
-            function,
-            index,
-            flags,
-            eax,
-            ebx,
-            ecx,
-            edx,
-        } = *leaf;
-        kvm_cpuid_entry2 {
-            function,
-            index,
-            flags,
-            eax,
-            ebx,
-            ecx,
-            edx,
-            padding: [0; 3],
-        }
+        let CpuLeaf { function, index, flags, eax, ebx, ecx, edx } = *leaf;
+        kvm_cpuid_entry2 { function, index, flags, eax, ebx, ecx, edx, padding: [0; 3] }
     }
 }
 
 fn supported_leaves(kvm: &Kvm) -> Result<Vec<CpuLeaf>, CallError> {
-    let cpuid: CpuId = kvm
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(CallError::of("KVM_GET_SUPPORTED_CPUID"))?;
+    let cpuid: CpuId =
+        kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(CallError::of("KVM_GET_SUPPORTED_CPUID"))?;
     Ok(cpuid.as_slice().iter().map(CpuLeaf::from).collect())
 }
 
 /// Only a vCPU knows the frequency.
 fn host_tsc_khz(kvm: &Kvm) -> Result<u32, CallError> {
     let vm = kvm.create_vm().map_err(CallError::of("KVM_CREATE_VM"))?;
-    let vcpu = vm
-        .create_vcpu(0)
-        .map_err(CallError::of("KVM_CREATE_VCPU"))?;
+    let vcpu = vm.create_vcpu(0).map_err(CallError::of("KVM_CREATE_VCPU"))?;
     vcpu.get_tsc_khz().map_err(CallError::of("KVM_GET_TSC_KHZ"))
 }
 
@@ -191,13 +144,6 @@ mod tests {
             ecx: u32::from_le_bytes(*b"cAMD"),
             ..CpuLeaf::default()
         };
-        assert_eq!(
-            CpuModel {
-                leaves: vec![leaf],
-                tsc_khz: 1
-            }
-            .vendor(),
-            "AuthenticAMD"
-        );
+        assert_eq!(CpuModel { leaves: vec![leaf], tsc_khz: 1 }.vendor(), "AuthenticAMD");
     }
 }

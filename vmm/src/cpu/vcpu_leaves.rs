@@ -17,19 +17,11 @@ pub(crate) fn adapt(entries: &mut [kvm_cpuid_entry2], index: u8, count: u8) {
             1 => {
                 entry.ebx = entry.ebx & 0x0000_ffff | apic_id << 24 | count << 16;
                 // ht: the count above is valid.
-                entry.edx = if count > 1 {
-                    entry.edx | 1 << 28
-                } else {
-                    entry.edx & !(1 << 28)
-                };
+                entry.edx = if count > 1 { entry.edx | 1 << 28 } else { entry.edx & !(1 << 28) };
             }
             // Cores in the package (31:26), threads that share the cache (25:14): all share the last level only.
             4 if entry.eax & 0x1f != 0 => {
-                let sharing = if entry.eax >> 5 & 7 >= 3 {
-                    count - 1
-                } else {
-                    0
-                };
+                let sharing = if entry.eax >> 5 & 7 >= 3 { count - 1 } else { 0 };
                 entry.eax = entry.eax & 0x3fff | (count - 1).min(63) << 26 | sharing << 14;
             }
             0xb | 0x1f => {
@@ -57,41 +49,13 @@ mod tests {
 
     #[test]
     fn every_vcpu_knows_its_number() {
-        let entry = |function, index| kvm_cpuid_entry2 {
-            function,
-            index,
-            ..Default::default()
-        };
+        let entry = |function, index| kvm_cpuid_entry2 { function, index, ..Default::default() };
         let mut entries = [entry(1, 0), entry(0xb, 0), entry(0xb, 1), entry(0xb, 2)];
         adapt(&mut entries, 3, 4);
         assert_eq!(entries[0].ebx >> 24, 3);
         assert_eq!(entries[0].ebx >> 16 & 0xff, 4);
-        assert_eq!(
-            (
-                entries[1].eax,
-                entries[1].ebx,
-                entries[1].ecx,
-                entries[1].edx
-            ),
-            (0, 1, 0x100, 3)
-        );
-        assert_eq!(
-            (
-                entries[2].eax,
-                entries[2].ebx,
-                entries[2].ecx,
-                entries[2].edx
-            ),
-            (2, 4, 0x201, 3)
-        );
-        assert_eq!(
-            (
-                entries[3].eax,
-                entries[3].ebx,
-                entries[3].ecx,
-                entries[3].edx
-            ),
-            (0, 0, 2, 3)
-        );
+        assert_eq!((entries[1].eax, entries[1].ebx, entries[1].ecx, entries[1].edx), (0, 1, 0x100, 3));
+        assert_eq!((entries[2].eax, entries[2].ebx, entries[2].ecx, entries[2].edx), (2, 4, 0x201, 3));
+        assert_eq!((entries[3].eax, entries[3].ebx, entries[3].ecx, entries[3].edx), (0, 0, 2, 3));
     }
 }

@@ -65,9 +65,7 @@ fn read(places: &[Place], at: u64, into: &mut [u8]) {
 }
 
 fn write(places: &[Place], at: u64, bytes: &[u8]) -> Outcome {
-    find(places, at).map_or(Outcome::Done, |(range, device)| {
-        device.write(at - range.start, bytes)
-    })
+    find(places, at).map_or(Outcome::Done, |(range, device)| device.write(at - range.start, bytes))
 }
 
 /// A handful of devices: a look at each is faster than a tree.
@@ -94,10 +92,8 @@ mod tests {
 
     #[test]
     fn accesses_find_their_device_or_float() {
-        let bus = Bus::new(
-            vec![(0x10..0x18, Arc::new(Echo))],
-            vec![(1 << 40..(1 << 40) + 8, Arc::new(Echo))],
-        );
+        let bus =
+            Bus::new(vec![(0x10..0x18, Arc::new(Echo))], vec![(1 << 40..(1 << 40) + 8, Arc::new(Echo))]);
         let mut byte = [0; 2];
         bus.port_read(0x17, &mut byte);
         assert_eq!(byte, [7, 7]);

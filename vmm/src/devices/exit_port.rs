@@ -19,8 +19,6 @@ impl Device for ExitPort {
     }
 
     fn write(&self, _offset: u64, bytes: &[u8]) -> Outcome {
-        bytes
-            .first()
-            .map_or(Outcome::Done, |code| Outcome::Exit(*code))
+        bytes.first().map_or(Outcome::Done, |code| Outcome::Exit(*code))
     }
 }

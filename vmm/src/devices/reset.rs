@@ -23,10 +23,6 @@ impl Device for KeyboardController {
     }
 
     fn write(&self, _offset: u64, bytes: &[u8]) -> Outcome {
-        if bytes.first() == Some(&PULSE_RESET) {
-            Outcome::Reset
-        } else {
-            Outcome::Done
-        }
+        if bytes.first() == Some(&PULSE_RESET) { Outcome::Reset } else { Outcome::Done }
     }
 }

@@ -50,10 +50,7 @@ pub struct SerialStateError {
 impl SerialState {
     /// Checks the limits.
     pub(crate) fn check(&self) -> Result<(), SerialStateError> {
-        for (bytes, limit) in [
-            (self.fifo.len(), FIFO_BYTES),
-            (self.waiting.len(), MAX_WAITING_INPUT_BYTES),
-        ] {
+        for (bytes, limit) in [(self.fifo.len(), FIFO_BYTES), (self.waiting.len(), MAX_WAITING_INPUT_BYTES)] {
             if bytes > limit {
                 return Err(SerialStateError { bytes, limit });
             }
@@ -82,13 +79,7 @@ impl SerialPort {
     pub(crate) fn new(vm: Arc<VmFd>) -> SerialPort {
         let line = InterruptLine::new(vm, INTERRUPT_LINE);
         let uart = Serial::new(line.clone(), Output(Box::new(io::sink())));
-        SerialPort {
-            line,
-            inner: Mutex::new(Inner {
-                uart,
-                waiting: VecDeque::new(),
-            }),
-        }
+        SerialPort { line, inner: Mutex::new(Inner { uart, waiting: VecDeque::new() }) }
     }
 
     pub(crate) fn save(&self) -> SerialState {
@@ -125,20 +116,14 @@ impl SerialPort {
         };
         let mut inner = self.lock();
         let output = std::mem::replace(inner.uart.writer_mut(), Output(Box::new(io::sink())));
-        let limit = SerialStateError {
-            bytes: state.fifo.len(),
-            limit: FIFO_BYTES,
-        };
-        inner.uart =
-            Serial::from_state(&uart, self.line.clone(), NoEvents, output).map_err(|_| limit)?;
+        let limit = SerialStateError { bytes: state.fifo.len(), limit: FIFO_BYTES };
+        inner.uart = Serial::from_state(&uart, self.line.clone(), NoEvents, output).map_err(|_| limit)?;
         inner.waiting = state.waiting.iter().copied().collect();
         Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner
-            .lock()
-            .expect("a sink that panics takes its vCPU with it")
+        self.inner.lock().expect("a sink that panics takes its vCPU with it")
     }
 }
 
@@ -195,9 +180,7 @@ impl Write for Output {
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inner")
-            .field("waiting", &self.waiting.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Inner").field("waiting", &self.waiting.len()).finish_non_exhaustive()
     }
 }
 
@@ -216,9 +199,7 @@ impl Console {
     /// [`MAX_WAITING_INPUT_BYTES`] wait to be read. What is typed after the machine's state was saved is not part of it.
     pub fn write(&self, bytes: &[u8]) -> usize {
         let mut inner = self.port.lock();
-        let taken = bytes
-            .len()
-            .min(MAX_WAITING_INPUT_BYTES - inner.waiting.len());
+        let taken = bytes.len().min(MAX_WAITING_INPUT_BYTES - inner.waiting.len());
         inner.waiting.extend(&bytes[..taken]);
         inner.feed();
         taken

@@ -69,20 +69,12 @@ pub(crate) fn open() -> Result<Kvm, KvmError> {
         return Err(KvmError::ApiVersion { version });
     }
     let missing = lacking(&kvm);
-    if missing.is_empty() {
-        Ok(kvm)
-    } else {
-        Err(KvmError::LacksCapabilities { missing })
-    }
+    if missing.is_empty() { Ok(kvm) } else { Err(KvmError::LacksCapabilities { missing }) }
 }
 
 /// The names of needed capabilities that this KVM lacks.
 pub(crate) fn lacking(kvm: &Kvm) -> Vec<&'static str> {
-    NEEDED
-        .iter()
-        .filter(|(cap, _)| !kvm.check_extension(*cap))
-        .map(|(_, name)| *name)
-        .collect()
+    NEEDED.iter().filter(|(cap, _)| !kvm.check_extension(*cap)).map(|(_, name)| *name).collect()
 }
 
 /// One KVM call that failed, with its name. The vCPU or slot it was made on is named by the error around it.
@@ -98,9 +90,6 @@ pub struct CallError {
 impl CallError {
     /// For `map_err`: names the call.
     pub(crate) fn of(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> CallError {
-        move |error| CallError {
-            call,
-            source: error.into(),
-        }
+        move |error| CallError { call, source: error.into() }
     }
 }

@@ -23,9 +23,7 @@ pub(crate) struct AtomicPageBits {
 
 impl AtomicPageBits {
     pub(crate) fn new(page_count: u64) -> Self {
-        let words = (0..page_count.div_ceil(PAGES_PER_WORD))
-            .map(|_| AtomicU64::new(0))
-            .collect();
+        let words = (0..page_count.div_ceil(PAGES_PER_WORD)).map(|_| AtomicU64::new(0)).collect();
         AtomicPageBits { words, page_count }
     }
 
@@ -34,8 +32,7 @@ impl AtomicPageBits {
         if bytes == 0 {
             return;
         }
-        let last =
-            (offset.saturating_add(bytes - 1) / PAGE_BYTES).min(self.page_count.saturating_sub(1));
+        let last = (offset.saturating_add(bytes - 1) / PAGE_BYTES).min(self.page_count.saturating_sub(1));
         for page in offset / PAGE_BYTES..=last {
             // Release: who sees the bit also sees the bytes written before it.
             self.words[(page / PAGES_PER_WORD) as usize]
@@ -46,8 +43,7 @@ impl AtomicPageBits {
     /// Whether a page is marked.
     pub(crate) fn is_marked(&self, page: u64) -> bool {
         page < self.page_count
-            && self.words[(page / PAGES_PER_WORD) as usize].load(Ordering::Acquire)
-                >> (page % PAGES_PER_WORD)
+            && self.words[(page / PAGES_PER_WORD) as usize].load(Ordering::Acquire) >> (page % PAGES_PER_WORD)
                 & 1
                 == 1
     }
@@ -56,11 +52,7 @@ impl AtomicPageBits {
     pub(crate) fn take_word(&self, index: usize) -> u64 {
         let word = &self.words[index];
         // Almost every word is zero; a plain load spares the locked exchange.
-        if word.load(Ordering::Relaxed) == 0 {
-            0
-        } else {
-            word.swap(0, Ordering::AcqRel)
-        }
+        if word.load(Ordering::Relaxed) == 0 { 0 } else { word.swap(0, Ordering::AcqRel) }
     }
 }
 
@@ -85,20 +77,15 @@ impl BitmapSlice for RegionBits {}
 
 impl Bitmap for RegionBits {
     fn mark_dirty(&self, offset: usize, len: usize) {
-        self.bits
-            .mark_bytes(self.start_offset + offset as u64, len as u64);
+        self.bits.mark_bytes(self.start_offset + offset as u64, len as u64);
     }
 
     fn dirty_at(&self, offset: usize) -> bool {
-        self.bits
-            .is_marked((self.start_offset + offset as u64) / PAGE_BYTES)
+        self.bits.is_marked((self.start_offset + offset as u64) / PAGE_BYTES)
     }
 
     fn slice_at(&self, offset: usize) -> Self {
-        RegionBits {
-            bits: Arc::clone(&self.bits),
-            start_offset: self.start_offset + offset as u64,
-        }
+        RegionBits { bits: Arc::clone(&self.bits), start_offset: self.start_offset + offset as u64 }
     }
 }
 
@@ -110,9 +97,7 @@ mod tests {
     fn a_write_marks_every_page_it_touches_and_no_other() {
         let bits = AtomicPageBits::new(130);
         bits.mark_bytes(PAGE_BYTES * 63 + 4095, 2);
-        assert!(
-            !bits.is_marked(62) && bits.is_marked(63) && bits.is_marked(64) && !bits.is_marked(65)
-        );
+        assert!(!bits.is_marked(62) && bits.is_marked(63) && bits.is_marked(64) && !bits.is_marked(65));
         assert_eq!(bits.take_word(0), 1 << 63);
         assert_eq!(bits.take_word(0), 0);
         assert_eq!(bits.take_word(1), 1);
@@ -131,10 +116,7 @@ mod tests {
     fn a_slice_of_a_slice_knows_its_place() {
         let bits = Arc::new(AtomicPageBits::new(64));
         let region = RegionBits::new(Arc::clone(&bits), PAGE_BYTES * 10);
-        region
-            .slice_at(PAGE_BYTES as usize)
-            .slice_at(PAGE_BYTES as usize)
-            .mark_dirty(0, 1);
+        region.slice_at(PAGE_BYTES as usize).slice_at(PAGE_BYTES as usize).mark_dirty(0, 1);
         assert!(bits.is_marked(12));
         assert!(region.dirty_at(2 * PAGE_BYTES as usize));
     }

@@ -11,9 +11,8 @@
 use std::io;
 
 use kvm_bindings::{
-    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET,
-    KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap,
-    kvm_userspace_memory_region,
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
+    KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap, kvm_userspace_memory_region,
 };
 use kvm_ioctls::VmFd;
 use thiserror::Error;
@@ -101,11 +100,7 @@ impl DirtyLog {
     pub(crate) fn attach(vm: &VmFd, memory: &GuestMemory) -> io::Result<DirtyLog> {
         let protection = choose_protection(vm);
         let slots: Vec<Stretch> = stretches(memory.size_bytes()).collect();
-        let log = DirtyLog {
-            slots,
-            protection,
-            state: State::Off,
-        };
+        let log = DirtyLog { slots, protection, state: State::Off };
         for slot in 0..log.slots.len() as u32 {
             log.set_slot(vm, memory, slot, 0)?;
         }
@@ -122,10 +117,7 @@ impl DirtyLog {
         self.switch(vm, memory, true)?;
         let longest = self.slots.iter().map(|slot| slot.bytes).max().unwrap_or(0);
         let words = (longest / super::PAGE_BYTES).div_ceil(PAGES_PER_WORD) as usize;
-        self.state = State::On {
-            everything: true,
-            buffer: vec![0; words].into(),
-        };
+        self.state = State::On { everything: true, buffer: vec![0; words].into() };
         Ok(())
     }
 
@@ -151,10 +143,7 @@ impl DirtyLog {
         };
         let needed = memory.bitmap_words();
         if into.len() < needed {
-            return Err(DirtyLogError::ShortBitmap {
-                words: into.len(),
-                needed,
-            });
+            return Err(DirtyLogError::ShortBitmap { words: into.len(), needed });
         }
         let mut dirty = 0;
         for (slot, stretch) in self.slots.iter().enumerate() {
@@ -167,11 +156,7 @@ impl DirtyLog {
             take_slot(vm, self.protection, slot as u32, page_count, words)?;
             for (index, word) in words.iter().enumerate() {
                 let own = memory.written().take_word(first_word + index);
-                let bits = if *everything {
-                    word_of_all(page_count, index)
-                } else {
-                    word | own
-                };
+                let bits = if *everything { word_of_all(page_count, index) } else { word | own };
                 if bits != 0 {
                     into[first_word + index] |= bits;
                     dirty += u64::from(bits.count_ones());
@@ -185,8 +170,11 @@ impl DirtyLog {
     fn switch(&self, vm: &VmFd, memory: &GuestMemory, on: bool) -> Result<(), DirtyLogError> {
         let flags = if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
         for slot in 0..self.slots.len() as u32 {
-            self.set_slot(vm, memory, slot, flags)
-                .map_err(|source| DirtyLogError::Switch { slot, on, source })?;
+            self.set_slot(vm, memory, slot, flags).map_err(|source| DirtyLogError::Switch {
+                slot,
+                on,
+                source,
+            })?;
         }
         Ok(())
     }
@@ -214,8 +202,7 @@ fn take_slot(
     page_count: u64,
     words: &mut [u64],
 ) -> Result<(), DirtyLogError> {
-    dirty_ioctl::get(vm, slot, page_count, words)
-        .map_err(|source| DirtyLogError::Get { slot, source })?;
+    dirty_ioctl::get(vm, slot, page_count, words).map_err(|source| DirtyLogError::Get { slot, source })?;
     if protection == Protection::Plain {
         return Ok(());
     }
@@ -240,10 +227,7 @@ fn word_of_all(page_count: u64, index: usize) -> u64 {
 
 fn choose_protection(vm: &VmFd) -> Protection {
     let wanted = [
-        (
-            Protection::ManualInitiallySet,
-            KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET,
-        ),
+        (Protection::ManualInitiallySet, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET),
         (Protection::Manual, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE),
     ];
     for (protection, flags) in wanted {

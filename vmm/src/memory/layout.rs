@@ -39,16 +39,8 @@ pub fn stretches(memory_bytes: u64) -> impl Iterator<Item = Stretch> {
     let low = memory_bytes.min(LOW_MEMORY_END);
     let high = memory_bytes - low;
     [
-        Stretch {
-            guest_address: 0,
-            offset: 0,
-            bytes: low,
-        },
-        Stretch {
-            guest_address: HIGH_MEMORY_START,
-            offset: low,
-            bytes: high,
-        },
+        Stretch { guest_address: 0, offset: 0, bytes: low },
+        Stretch { guest_address: HIGH_MEMORY_START, offset: low, bytes: high },
     ]
     .into_iter()
     .filter(|stretch| stretch.bytes > 0)
@@ -69,10 +61,7 @@ mod tests {
     #[test]
     fn the_hole_has_no_offset_and_the_index_no_hole() {
         let size = LOW_MEMORY_END + 2 * PAGE_BYTES;
-        assert_eq!(
-            offset_of(size, LOW_MEMORY_END - 1),
-            Some(LOW_MEMORY_END - 1)
-        );
+        assert_eq!(offset_of(size, LOW_MEMORY_END - 1), Some(LOW_MEMORY_END - 1));
         assert_eq!(offset_of(size, LOW_MEMORY_END), None);
         assert_eq!(offset_of(size, HIGH_MEMORY_START - 1), None);
         assert_eq!(offset_of(size, HIGH_MEMORY_START), Some(LOW_MEMORY_END));

@@ -32,23 +32,16 @@ impl Mapping {
     pub(crate) fn new(bytes: u64, backing: Backing) -> Result<Mapping, MapError> {
         let length = usize::try_from(bytes).map_err(|_| MapError::TooLarge { bytes })?;
         let failed = |source: rustix::io::Errno| match backing {
-            Backing::Hugetlbfs => MapError::MapHuge {
-                bytes,
-                source: source.into(),
-            },
-            Backing::Anonymous | Backing::Memfd => MapError::Map {
-                bytes,
-                source: source.into(),
-            },
+            Backing::Hugetlbfs => MapError::MapHuge { bytes, source: source.into() },
+            Backing::Anonymous | Backing::Memfd => MapError::Map { bytes, source: source.into() },
         };
         match backing {
             Backing::Anonymous => Self::anonymous(length).map_err(failed),
             Backing::Memfd => Self::of_memfd(length, MemfdFlags::CLOEXEC).map_err(failed),
-            Backing::Hugetlbfs => Self::of_memfd(
-                length,
-                MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
-            )
-            .map_err(failed),
+            Backing::Hugetlbfs => {
+                Self::of_memfd(length, MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)
+                    .map_err(failed)
+            }
         }
     }
 
@@ -79,21 +72,11 @@ impl Mapping {
             }
             NonNull::new_unchecked(middle.cast())
         };
-        let mapping = Mapping {
-            base,
-            bytes,
-            file: None,
-        };
+        let mapping = Mapping { base, bytes, file: None };
         // A host without transparent huge pages refuses with EINVAL; small pages do as well, slower.
         mapping
             .advise_range(0..bytes as u64, Advice::LinuxHugepage)
-            .or_else(|error| {
-                if error == rustix::io::Errno::INVAL {
-                    Ok(())
-                } else {
-                    Err(error)
-                }
-            })?;
+            .or_else(|error| if error == rustix::io::Errno::INVAL { Ok(()) } else { Err(error) })?;
         // The host's own children (none are made here, but a library might fork) must not share the guest's pages:
         // copy-on-write would move the parent's writes away from what KVM has mapped.
         mapping.advise_range(0..bytes as u64, Advice::LinuxDontFork)?;
@@ -116,11 +99,7 @@ impl Mapping {
         };
         // SAFETY: mmap succeeded, so the address is not null.
         let base = unsafe { NonNull::new_unchecked(start.cast()) };
-        Ok(Mapping {
-            base,
-            bytes,
-            file: Some(file),
-        })
+        Ok(Mapping { base, bytes, file: Some(file) })
     }
 
     /// Host address of the first byte.
@@ -160,11 +139,7 @@ impl Mapping {
 
     fn advise_range(&self, range: Range<u64>, advice: Advice) -> rustix::io::Result<()> {
         let (start, end) = (range.start as usize, range.end as usize);
-        assert!(
-            start <= end && end <= self.bytes,
-            "advice for bytes {start}..{end} of {}",
-            self.bytes
-        );
+        assert!(start <= end && end <= self.bytes, "advice for bytes {start}..{end} of {}", self.bytes);
         if start == end {
             return Ok(());
         }
@@ -177,9 +152,8 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, and KVM holds its own reference to the pages it still uses.
-        let unmapped = unsafe {
-            rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes.next_multiple_of(4096))
-        };
+        let unmapped =
+            unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes.next_multiple_of(4096)) };
         debug_assert!(unmapped.is_ok());
     }
 }

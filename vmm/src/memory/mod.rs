@@ -107,22 +107,15 @@ impl GuestMemory {
                 .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_NORESERVE);
             // SAFETY: the stretch lies within `mapping`, which outlives the regions: both are fields of one struct, the
             // regions dropped first, and `Regions` is lent only by reference.
-            let region = unsafe {
-                builder.with_raw_mmap_pointer(mapping.as_ptr().add(stretch.offset as usize))
-            }
-            .build()
-            .expect("a raw pointer into a page-aligned mapping is page-aligned");
+            let region =
+                unsafe { builder.with_raw_mmap_pointer(mapping.as_ptr().add(stretch.offset as usize)) }
+                    .build()
+                    .expect("a raw pointer into a page-aligned mapping is page-aligned");
             GuestRegionMmap::new(region, GuestAddress(stretch.guest_address))
                 .expect("stretches end far below the end of the address space")
         });
-        let regions =
-            Regions::from_regions(regions.collect()).expect("stretches are sorted and apart");
-        Ok(GuestMemory {
-            regions,
-            mapping,
-            written,
-            userfault: Mutex::new(None),
-        })
+        let regions = Regions::from_regions(regions.collect()).expect("stretches are sorted and apart");
+        Ok(GuestMemory { regions, mapping, written, userfault: Mutex::new(None) })
     }
 
     /// Size in bytes.
@@ -153,26 +146,22 @@ impl GuestMemory {
 
     /// Reads bytes at a guest-physical address. The guest may be writing them: there is no promise of a consistent view.
     pub fn read(&self, guest_address: u64, into: &mut [u8]) -> Result<(), AccessError> {
-        self.regions
-            .read_slice(into, GuestAddress(guest_address))
-            .map_err(|source| AccessError {
-                operation: "read",
-                guest_address,
-                bytes: into.len(),
-                source,
-            })
+        self.regions.read_slice(into, GuestAddress(guest_address)).map_err(|source| AccessError {
+            operation: "read",
+            guest_address,
+            bytes: into.len(),
+            source,
+        })
     }
 
     /// Writes bytes at a guest-physical address, and records the pages as dirty.
     pub fn write(&self, guest_address: u64, bytes: &[u8]) -> Result<(), AccessError> {
-        self.regions
-            .write_slice(bytes, GuestAddress(guest_address))
-            .map_err(|source| AccessError {
-                operation: "write",
-                guest_address,
-                bytes: bytes.len(),
-                source,
-            })
+        self.regions.write_slice(bytes, GuestAddress(guest_address)).map_err(|source| AccessError {
+            operation: "write",
+            guest_address,
+            bytes: bytes.len(),
+            source,
+        })
     }
 
     /// Backs `pages` with real memory. Big ranges are split over the host's cores: the cost is zeroing.
@@ -183,18 +172,14 @@ impl GuestMemory {
         let threads = (pages.end.saturating_sub(pages.start) / PAGES_PER_THREAD).clamp(1, cores);
         // Borders on huge pages, or two threads would both fault the page between them.
         let huge = crate::config::HUGE_PAGE_BYTES / PAGE_BYTES;
-        let share = (pages.end.saturating_sub(pages.start))
-            .div_ceil(threads)
-            .next_multiple_of(huge);
+        let share = (pages.end.saturating_sub(pages.start)).div_ceil(threads).next_multiple_of(huge);
         let populate_one = |part: Range<u64>| {
             let part = part.start..part.end.min(pages.end);
-            self.mapping
-                .populate(bytes_of(&part))
-                .map_err(|source| AdviseError {
-                    operation: "populate",
-                    pages: part,
-                    source,
-                })
+            self.mapping.populate(bytes_of(&part)).map_err(|source| AdviseError {
+                operation: "populate",
+                pages: part,
+                source,
+            })
         };
         if threads == 1 {
             return populate_one(pages.clone());
@@ -202,24 +187,19 @@ impl GuestMemory {
         let populate = &populate_one;
         std::thread::scope(|scope| {
             let starts = (pages.start..pages.end).step_by(share as usize);
-            let workers: Vec<_> = starts
-                .map(|start| scope.spawn(move || populate(start..start + share)))
-                .collect();
-            workers
-                .into_iter()
-                .try_for_each(|worker| worker.join().expect("populating does not panic"))
+            let workers: Vec<_> =
+                starts.map(|start| scope.spawn(move || populate(start..start + share))).collect();
+            workers.into_iter().try_for_each(|worker| worker.join().expect("populating does not panic"))
         })
     }
 
     /// Gives `pages` back to the host. They read as zeros afterwards, or are missing where missing pages are served.
     pub fn discard(&self, pages: Range<u64>) -> Result<(), AdviseError> {
-        self.mapping
-            .discard(bytes_of(&pages))
-            .map_err(|source| AdviseError {
-                operation: "discard",
-                pages,
-                source,
-            })
+        self.mapping.discard(bytes_of(&pages)).map_err(|source| AdviseError {
+            operation: "discard",
+            pages,
+            source,
+        })
     }
 
     /// Sets the bit of every page that was ever backed; a page whose bit stays clear is all zeros and need not be read.

@@ -27,8 +27,7 @@ pub struct ResidentError {
 }
 
 // include/uapi/linux/fs.h: PAGEMAP_SCAN = _IOWR('f', 16, struct pm_scan_arg)
-const PAGEMAP_SCAN: u64 =
-    0xc000_0000 | (size_of::<pm_scan_arg>() as u64) << 16 | (b'f' as u64) << 8 | 16;
+const PAGEMAP_SCAN: u64 = 0xc000_0000 | (size_of::<pm_scan_arg>() as u64) << 16 | (b'f' as u64) << 8 | 16;
 const _: () = assert!(PAGEMAP_SCAN == 0xc060_6610);
 // include/uapi/linux/fs.h: categories of pages
 const PAGE_IS_PRESENT: u64 = 1 << 3;
@@ -49,15 +48,10 @@ pub(super) fn resident(mapping: &Mapping, into: &mut [u64]) -> Result<(), Reside
         into.len()
     );
     if let Some(file) = mapping.file() {
-        return data_of_file(file, mapping.len() as u64, into).map_err(|source| ResidentError {
-            place: "the memory file",
-            source,
-        });
+        return data_of_file(file, mapping.len() as u64, into)
+            .map_err(|source| ResidentError { place: "the memory file", source });
     }
-    let failed = |source| ResidentError {
-        place: "/proc/self/pagemap",
-        source,
-    };
+    let failed = |source| ResidentError { place: "/proc/self/pagemap", source };
     let pagemap = File::open("/proc/self/pagemap").map_err(failed)?;
     match scan(&pagemap, mapping, into) {
         // Kernels before 6.7 do not know the call.
@@ -73,11 +67,7 @@ fn scan(pagemap: &File, mapping: &Mapping, into: &mut [u64]) -> io::Result<()> {
     let end = base + mapping.len() as u64;
     let mut start = base;
     while start < end {
-        let mut ranges = [page_region {
-            start: 0,
-            end: 0,
-            categories: 0,
-        }; RANGES_PER_SCAN];
+        let mut ranges = [page_region { start: 0, end: 0, categories: 0 }; RANGES_PER_SCAN];
         let mut ask = pm_scan_arg {
             size: size_of::<pm_scan_arg>() as u64,
             flags: 0,
@@ -94,8 +84,7 @@ fn scan(pagemap: &File, mapping: &Mapping, into: &mut [u64]) -> io::Result<()> {
             return_mask: PAGE_IS_PRESENT,
         };
         // SAFETY: `ask` and the vector it points to live across the call, and their sizes are stated in it.
-        let found =
-            unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN as libc::Ioctl, &mut ask) };
+        let found = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN as libc::Ioctl, &mut ask) };
         if found < 0 {
             let error = io::Error::last_os_error();
             if error.kind() == io::ErrorKind::Interrupted {
@@ -104,10 +93,7 @@ fn scan(pagemap: &File, mapping: &Mapping, into: &mut [u64]) -> io::Result<()> {
             return Err(error);
         }
         for range in &ranges[..found as usize] {
-            set_bits(
-                into,
-                (range.start - base) / PAGE_BYTES..(range.end - base) / PAGE_BYTES,
-            );
+            set_bits(into, (range.start - base) / PAGE_BYTES..(range.end - base) / PAGE_BYTES);
         }
         start = ask.walk_end;
     }
@@ -150,10 +136,7 @@ fn data_of_file(file: &File, bytes: u64, into: &mut [u64]) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         };
         let hole = rustix::fs::seek(file, SeekFrom::Hole(data))?;
-        set_bits(
-            into,
-            data / PAGE_BYTES..hole.min(bytes).div_ceil(PAGE_BYTES),
-        );
+        set_bits(into, data / PAGE_BYTES..hole.min(bytes).div_ceil(PAGE_BYTES));
         at = hole;
     }
     Ok(())
@@ -183,11 +166,7 @@ mod tests {
                 set_bits(&mut bits, start..end);
                 for page in 0..192u64 {
                     let set = bits[page as usize / 64] >> (page % 64) & 1 == 1;
-                    assert_eq!(
-                        set,
-                        (start..end).contains(&page),
-                        "page {page} of {start}..{end}"
-                    );
+                    assert_eq!(set, (start..end).contains(&page), "page {page} of {start}..{end}");
                 }
             }
         }
@@ -199,18 +178,11 @@ mod tests {
         let page = 2048u64;
         // SAFETY: page 2048 of 4096 lies within the mapping; no one else knows it.
         unsafe {
-            mapping
-                .as_ptr()
-                .add((page * PAGE_BYTES) as usize)
-                .write_volatile(1);
+            mapping.as_ptr().add((page * PAGE_BYTES) as usize).write_volatile(1);
         };
         let mut bits = vec![0; 64];
         resident(&mapping, &mut bits).expect("residency of own memory");
-        assert_eq!(
-            bits[page as usize / 64] & 1,
-            1,
-            "the touched page is resident"
-        );
+        assert_eq!(bits[page as usize / 64] & 1, 1, "the touched page is resident");
         assert_eq!(&bits[..32], &[0; 32], "pages far below are not");
         assert_eq!(&bits[40..], &[0; 24], "pages far above are not");
     }
@@ -224,9 +196,7 @@ mod tests {
     #[test]
     fn both_ways_of_asking_agree() {
         let mapping = Mapping::new(16 << 20, Backing::Anonymous).expect("16 MiB of memory");
-        mapping
-            .populate(4096 * 3..4096 * 9)
-            .expect("populate six pages");
+        mapping.populate(4096 * 3..4096 * 9).expect("populate six pages");
         let pagemap = File::open("/proc/self/pagemap").expect("own pagemap");
         let (mut scanned, mut entries) = (vec![0; 64], vec![0; 64]);
         if scan(&pagemap, &mapping, &mut scanned).is_err() {

@@ -101,25 +101,18 @@ impl MissingPages {
     /// From here every page of `memory` that is absent is missing: whoever touches it waits until it is installed.
     /// Pages that are present stay so; [`GuestMemory::discard`] makes them missing, too.
     pub fn open(memory: &Arc<GuestMemory>) -> Result<MissingPages, MissingPagesError> {
-        let mut serving = memory
-            .userfault
-            .lock()
-            .expect("no one panics with this lock");
+        let mut serving = memory.userfault.lock().expect("no one panics with this lock");
         if serving.is_some() {
             return Err(MissingPagesError::AlreadyServed);
         }
         let uffd = open_uffd()?;
         let base = memory.as_ptr() as u64;
         let range = base..base + memory.size_bytes();
-        uffd.register(range.clone())
-            .map_err(MissingPagesError::Register)?;
+        uffd.register(range.clone()).map_err(MissingPagesError::Register)?;
         let userfault = Arc::new(Userfault::new(uffd, range));
         *serving = Some(Arc::clone(&userfault));
         drop(serving);
-        Ok(MissingPages {
-            memory: Arc::clone(memory),
-            userfault,
-        })
+        Ok(MissingPages { memory: Arc::clone(memory), userfault })
     }
 
     /// Takes the faults that wait to be read, at most 64, and appends them to `into`. Returns how many those were: 0 if
@@ -137,9 +130,7 @@ impl MissingPages {
         let base = self.memory.as_ptr() as u64;
         let before = into.len();
         into.extend(
-            buffer[..bytes]
-                .chunks_exact(MESSAGE_BYTES)
-                .filter_map(|message| served::parse(message, base)),
+            buffer[..bytes].chunks_exact(MESSAGE_BYTES).filter_map(|message| served::parse(message, base)),
         );
         Ok(into.len() - before)
     }
@@ -148,10 +139,7 @@ impl MissingPages {
     /// alone: being there already is a normal answer when a fault and a push race. Returns the pages newly installed.
     pub fn install(&self, first_page: u64, bytes: &[u8]) -> Result<u64, MissingPagesError> {
         let length = bytes.len() as u64;
-        assert!(
-            length.is_multiple_of(PAGE_BYTES),
-            "{length} bytes are not whole pages"
-        );
+        assert!(length.is_multiple_of(PAGE_BYTES), "{length} bytes are not whole pages");
         self.advance(first_page, length, |offset, to| {
             self.userfault.uffd().copy(to, &bytes[offset as usize..])
         })
@@ -160,9 +148,7 @@ impl MissingPages {
     /// As [`install`](Self::install), with zeros.
     pub fn install_zeros(&self, first_page: u64, pages: u64) -> Result<u64, MissingPagesError> {
         let length = pages * PAGE_BYTES;
-        self.advance(first_page, length, |offset, to| {
-            self.userfault.uffd().zero(to..to + length - offset)
-        })
+        self.advance(first_page, length, |offset, to| self.userfault.uffd().zero(to..to + length - offset))
     }
 
     /// Wakes who waits for `pages` without installing them; a page still missing faults again.
@@ -176,11 +162,7 @@ impl MissingPages {
 
     /// Ends the serving: to be called when no page is missing any more, for a page that is reads as zeros from here.
     pub fn close(self) -> Result<(), MissingPagesError> {
-        self.memory
-            .userfault
-            .lock()
-            .expect("no one panics with this lock")
-            .take();
+        self.memory.userfault.lock().expect("no one panics with this lock").take();
         self.userfault.end().map_err(MissingPagesError::Close)
     }
 
@@ -193,10 +175,7 @@ impl MissingPages {
         mut step: impl FnMut(u64, u64) -> io::Result<u64>,
     ) -> Result<u64, MissingPagesError> {
         let end = first_page.saturating_mul(PAGE_BYTES).saturating_add(length);
-        assert!(
-            end <= self.memory.size_bytes(),
-            "{length} bytes at page {first_page} lie beyond memory"
-        );
+        assert!(end <= self.memory.size_bytes(), "{length} bytes at page {first_page} lie beyond memory");
         let start = self.memory.as_ptr() as u64 + first_page * PAGE_BYTES;
         let (mut offset, mut installed) = (0, 0);
         while offset < length {

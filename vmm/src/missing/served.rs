@@ -38,13 +38,9 @@ pub(super) fn parse(message: &[u8], base: u64) -> Option<PageFault> {
     if u32::from(message[0]) != UFFD_EVENT_PAGEFAULT {
         return None;
     }
-    let word =
-        |at: usize| u64::from_ne_bytes(message[at..at + 8].try_into().expect("8 of 32 bytes"));
+    let word = |at: usize| u64::from_ne_bytes(message[at..at + 8].try_into().expect("8 of 32 bytes"));
     let page = word(16).checked_sub(base)? / PAGE_BYTES;
-    Some(PageFault {
-        page,
-        write: word(8) & u64::from(UFFD_PAGEFAULT_FLAG_WRITE) != 0,
-    })
+    Some(PageFault { page, write: word(8) & u64::from(UFFD_PAGEFAULT_FLAG_WRITE) != 0 })
 }
 
 #[cfg(test)]
@@ -57,13 +53,7 @@ mod tests {
         message[0] = UFFD_EVENT_PAGEFAULT as u8;
         message[8] = UFFD_PAGEFAULT_FLAG_WRITE as u8;
         message[16..24].copy_from_slice(&(0x10_0000u64 + 5 * PAGE_BYTES + 17).to_ne_bytes());
-        assert_eq!(
-            parse(&message, 0x10_0000),
-            Some(PageFault {
-                page: 5,
-                write: true
-            })
-        );
+        assert_eq!(parse(&message, 0x10_0000), Some(PageFault { page: 5, write: true }));
         message[0] = 0;
         assert_eq!(parse(&message, 0x10_0000), None);
     }

@@ -38,15 +38,8 @@ impl Uffd {
         };
         // Asking for a feature the kernel lacks fails and uses up the descriptor, so ask for none but what is there:
         // first on a descriptor of its own.
-        let mut uffd = Uffd {
-            fd,
-            can_move: false,
-        };
-        let mut api = uffdio_api {
-            api: u64::from(UFFD_API),
-            features: 0,
-            ioctls: 0,
-        };
+        let mut uffd = Uffd { fd, can_move: false };
+        let mut api = uffdio_api { api: u64::from(UFFD_API), features: 0, ioctls: 0 };
         // SAFETY: the kernel reads and writes one `uffdio_api`.
         unsafe { uffd.call(ioctl::UFFDIO_API, &mut api)? };
         uffd.can_move = api.features & u64::from(UFFD_FEATURE_MOVE) != 0;
@@ -55,8 +48,7 @@ impl Uffd {
 
     fn by_system_call() -> io::Result<OwnedFd> {
         // SAFETY: makes a new descriptor, touches no memory.
-        let fd =
-            unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -65,11 +57,7 @@ impl Uffd {
     }
 
     fn by_device(refused: io::Error) -> io::Result<OwnedFd> {
-        let Ok(device) = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/userfaultfd")
-        else {
+        let Ok(device) = OpenOptions::new().read(true).write(true).open("/dev/userfaultfd") else {
             return Err(refused);
         };
         let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
@@ -84,11 +72,8 @@ impl Uffd {
 
     /// From here the first access to any absent page of `range` (host addresses) waits for an answer.
     pub(super) fn register(&self, range: Range<u64>) -> io::Result<()> {
-        let mut ask = uffdio_register {
-            range: of(&range),
-            mode: u64::from(UFFDIO_REGISTER_MODE_MISSING),
-            ioctls: 0,
-        };
+        let mut ask =
+            uffdio_register { range: of(&range), mode: u64::from(UFFDIO_REGISTER_MODE_MISSING), ioctls: 0 };
         // SAFETY: the kernel reads and writes one `uffdio_register`; the range is checked by the kernel.
         unsafe { self.call(ioctl::UFFDIO_REGISTER, &mut ask) }
     }
@@ -108,13 +93,8 @@ impl Uffd {
     /// Copies `bytes` to absent pages at host address `to` and wakes who waits for them. Returns the bytes installed,
     /// fewer than asked when it ran into a present page.
     pub(super) fn copy(&self, to: u64, bytes: &[u8]) -> io::Result<u64> {
-        let mut ask = uffdio_copy {
-            dst: to,
-            src: bytes.as_ptr() as u64,
-            len: bytes.len() as u64,
-            mode: 0,
-            copy: 0,
-        };
+        let mut ask =
+            uffdio_copy { dst: to, src: bytes.as_ptr() as u64, len: bytes.len() as u64, mode: 0, copy: 0 };
         // SAFETY: the source lives across the call. The kernel writes only into registered, absent pages, that is guest
         // memory, to which no Rust reference exists.
         let done = unsafe { self.call(ioctl::UFFDIO_COPY, &mut ask) };
@@ -123,11 +103,7 @@ impl Uffd {
 
     /// As [`copy`](Self::copy), with zeros.
     pub(super) fn zero(&self, range: Range<u64>) -> io::Result<u64> {
-        let mut ask = uffdio_zeropage {
-            range: of(&range),
-            mode: 0,
-            zeropage: 0,
-        };
+        let mut ask = uffdio_zeropage { range: of(&range), mode: 0, zeropage: 0 };
         // SAFETY: as for `copy`; there is no source.
         let done = unsafe { self.call(ioctl::UFFDIO_ZEROPAGE, &mut ask) };
         partly(done, ask.zeropage)
@@ -140,13 +116,7 @@ impl Uffd {
     /// `from..from + bytes` is private anonymous memory that the caller owns and that no Rust reference points to: it is
     /// absent afterwards.
     pub(super) unsafe fn move_pages(&self, to: u64, from: u64, bytes: u64) -> io::Result<u64> {
-        let mut ask = uffdio_move {
-            dst: to,
-            src: from,
-            len: bytes,
-            mode: 0,
-            move_: 0,
-        };
+        let mut ask = uffdio_move { dst: to, src: from, len: bytes, mode: 0, move_: 0 };
         // SAFETY: the source is the caller's, as the contract says; the destination as for `copy`.
         let done = unsafe { self.call(UFFDIO_MOVE, &mut ask) };
         partly(done, ask.move_)
@@ -157,11 +127,7 @@ impl Uffd {
     unsafe fn call<T>(&self, request: u32, argument: &mut T) -> io::Result<()> {
         // SAFETY: upheld by the caller.
         let answer = unsafe { libc::ioctl(self.fd.as_raw_fd(), request.into(), argument) };
-        if answer < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
 
@@ -172,10 +138,7 @@ impl AsFd for Uffd {
 }
 
 fn of(range: &Range<u64>) -> uffdio_range {
-    uffdio_range {
-        start: range.start,
-        len: range.end - range.start,
-    }
+    uffdio_range { start: range.start, len: range.end - range.start }
 }
 
 /// A call that did a part says so in its argument and fails with EAGAIN; one that did nothing fails with its reason,

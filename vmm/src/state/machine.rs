@@ -153,9 +153,7 @@ pub(crate) struct Encoder {
 impl Encoder {
     /// Uses the room of `bytes`.
     pub(crate) fn new(bytes: Vec<u8>) -> Encoder {
-        Encoder {
-            writer: Writer::new(bytes),
-        }
+        Encoder { writer: Writer::new(bytes) }
     }
 
     pub(crate) fn shape(&mut self, shape: &MachineShape) -> Result<(), postcard::Error> {
@@ -186,16 +184,9 @@ impl Encoder {
         self.writer.finish()
     }
 
-    fn put<T: Serialize>(
-        &mut self,
-        kind: Kind,
-        instance: u16,
-        value: &T,
-    ) -> Result<(), postcard::Error> {
+    fn put<T: Serialize>(&mut self, kind: Kind, instance: u16, value: &T) -> Result<(), postcard::Error> {
         let (_, name, version) = KINDS[kind as usize];
-        self.writer.section(name, version, instance, |bytes| {
-            postcard::to_extend(value, bytes)
-        })
+        self.writer.section(name, version, instance, |bytes| postcard::to_extend(value, bytes))
     }
 }
 
@@ -223,19 +214,11 @@ impl MachineState {
 
 impl Partial {
     fn take(&mut self, section: &Section<'_>) -> Result<(), DecodeError> {
-        let Some((kind, name, known)) =
-            KINDS.into_iter().find(|(_, name, _)| *name == section.name)
-        else {
-            return Err(DecodeError::UnknownSection {
-                name: section.name.text(),
-            });
+        let Some((kind, name, known)) = KINDS.into_iter().find(|(_, name, _)| *name == section.name) else {
+            return Err(DecodeError::UnknownSection { name: section.name.text() });
         };
         if section.version != known {
-            return Err(DecodeError::SectionVersion {
-                name: name.text(),
-                version: section.version,
-                known,
-            });
+            return Err(DecodeError::SectionVersion { name: name.text(), version: section.version, known });
         }
         let instance = usize::from(section.instance);
         let alone = (instance == 0).then_some(());
@@ -246,9 +229,7 @@ impl Partial {
             Kind::Pit => fill(alone.map(|()| &mut self.pit), section),
             Kind::Serial => {
                 fill(alone.map(|()| &mut self.serial), section)?;
-                self.serial
-                    .as_ref()
-                    .map_or(Ok(()), |serial| serial.check().map_err(Into::into))
+                self.serial.as_ref().map_or(Ok(()), |serial| serial.check().map_err(Into::into))
             }
             Kind::Vcpu => {
                 fill(self.vcpus.get_mut(instance), section)?;
@@ -264,8 +245,7 @@ impl Partial {
             return Err(DecodeError::Vcpus { vcpus: shape.vcpus });
         }
         let [first, second, third] = self.chips;
-        let chip =
-            |chip: Option<ChipState>, instance| chip.ok_or_else(|| missing(Kind::Chip, instance));
+        let chip = |chip: Option<ChipState>, instance| chip.ok_or_else(|| missing(Kind::Chip, instance));
         let chips = [chip(first, 0)?, chip(second, 1)?, chip(third, 2)?];
         let mut vcpus = Vec::with_capacity(usize::from(shape.vcpus));
         for (instance, vcpu) in self.vcpus.into_iter().enumerate() {
@@ -301,45 +281,24 @@ fn fill<T: DeserializeOwned>(
             *place = Some(value);
             Ok(())
         }
-        Ok((_, rest)) => Err(DecodeError::PayloadTooLong {
-            name,
-            instance,
-            bytes: rest.len(),
-        }),
-        Err(source) => Err(DecodeError::Payload {
-            name,
-            instance,
-            source,
-        }),
+        Ok((_, rest)) => Err(DecodeError::PayloadTooLong { name, instance, bytes: rest.len() }),
+        Err(source) => Err(DecodeError::Payload { name, instance, source }),
     }
 }
 
 fn check_vcpu(vcpu: u16, state: &VcpuState) -> Result<(), DecodeError> {
-    let limits = [
-        ("MSRs", state.msrs.len(), MAX_MSRS),
-        ("extended registers", state.xsave.0.len(), MAX_XSAVE_BYTES),
-    ];
+    let limits =
+        [("MSRs", state.msrs.len(), MAX_MSRS), ("extended registers", state.xsave.0.len(), MAX_XSAVE_BYTES)];
     match limits.into_iter().find(|(_, count, limit)| count > limit) {
         None => Ok(()),
-        Some((what, count, limit)) => Err(DecodeError::VcpuLimit {
-            vcpu,
-            what,
-            count,
-            limit,
-        }),
+        Some((what, count, limit)) => Err(DecodeError::VcpuLimit { vcpu, what, count, limit }),
     }
 }
 
 fn missing(kind: Kind, instance: u16) -> DecodeError {
-    DecodeError::MissingSection {
-        name: KINDS[kind as usize].1.text(),
-        instance,
-    }
+    DecodeError::MissingSection { name: KINDS[kind as usize].1.text(), instance }
 }
 
 fn unexpected(kind: Kind, instance: u16) -> DecodeError {
-    DecodeError::UnexpectedSection {
-        name: KINDS[kind as usize].1.text(),
-        instance,
-    }
+    DecodeError::UnexpectedSection { name: KINDS[kind as usize].1.text(), instance }
 }

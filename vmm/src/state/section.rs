@@ -43,9 +43,7 @@ pub enum SectionError {
     #[error("not a machine's state: it does not start with the magic bytes")]
     Magic,
     /// A state of another format.
-    #[error(
-        "the state has format version {version}, and this program knows version {FORMAT_VERSION}"
-    )]
+    #[error("the state has format version {version}, and this program knows version {FORMAT_VERSION}")]
     FormatVersion {
         /// The state's version.
         version: u32,
@@ -138,19 +136,13 @@ pub(super) fn sections(
         return Err(SectionError::Magic);
     }
     let (Some(version), Some(total)) = (number(state, 8), number(state, 12)) else {
-        return Err(SectionError::Length {
-            bytes: state.len(),
-            expected: HEADER_BYTES,
-        });
+        return Err(SectionError::Length { bytes: state.len(), expected: HEADER_BYTES });
     };
     if version != FORMAT_VERSION {
         return Err(SectionError::FormatVersion { version });
     }
     if total as usize != state.len() {
-        return Err(SectionError::Length {
-            bytes: state.len(),
-            expected: total as usize,
-        });
+        return Err(SectionError::Length { bytes: state.len(), expected: total as usize });
     }
     let mut at = HEADER_BYTES;
     Ok(std::iter::from_fn(move || {
@@ -159,9 +151,7 @@ pub(super) fn sections(
         }
         let found = section(state, at);
         // After damage there is no telling where the next section starts.
-        at = found.as_ref().map_or(state.len(), |section| {
-            at + SECTION_HEADER_BYTES + section.payload.len()
-        });
+        at = found.as_ref().map_or(state.len(), |section| at + SECTION_HEADER_BYTES + section.payload.len());
         Some(found)
     }))
 }
@@ -173,23 +163,13 @@ fn section(state: &[u8], at: usize) -> Result<Section<'_>, SectionError> {
     let versions = number(rest, 8).ok_or_else(truncated)?;
     let length = number(rest, 12).ok_or_else(truncated)? as usize;
     let crc = number(rest, 16).ok_or_else(truncated)?;
-    let whole = rest
-        .get(..SECTION_HEADER_BYTES.saturating_add(length))
-        .ok_or_else(truncated)?;
+    let whole = rest.get(..SECTION_HEADER_BYTES.saturating_add(length)).ok_or_else(truncated)?;
     let name = Name(name);
     if checksum(whole) != crc {
-        return Err(SectionError::Damaged {
-            name: name.text(),
-            at,
-        });
+        return Err(SectionError::Damaged { name: name.text(), at });
     }
     let payload = &whole[SECTION_HEADER_BYTES..];
-    Ok(Section {
-        name,
-        version: versions as u16,
-        instance: (versions >> 16) as u16,
-        payload,
-    })
+    Ok(Section { name, version: versions as u16, instance: (versions >> 16) as u16, payload })
 }
 
 /// CRC-32 of a section but for the CRC's own place.
@@ -201,9 +181,5 @@ fn checksum(section: &[u8]) -> u32 {
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes
-        .get(at..)?
-        .first_chunk()
-        .copied()
-        .map(u32::from_le_bytes)
+    bytes.get(at..)?.first_chunk().copied().map(u32::from_le_bytes)
 }

@@ -77,43 +77,24 @@ impl VcpuHandle {
         events: Sender<Event>,
     ) -> Result<VcpuHandle, VcpuCreateError> {
         kick::install_handler()?;
-        let mut fd = vm
-            .create_vcpu(u64::from(index))
-            .map_err(CallError::of("KVM_CREATE_VCPU"))?;
+        let mut fd = vm.create_vcpu(u64::from(index)).map_err(CallError::of("KVM_CREATE_VCPU"))?;
         let mut entries: Vec<kvm_cpuid_entry2> = cpu.leaves.iter().map(Into::into).collect();
         vcpu_leaves::adapt(&mut entries, index, count);
-        let cpuid =
-            CpuId::from_entries(&entries).expect("a model has no more leaves than KVM takes");
+        let cpuid = CpuId::from_entries(&entries).expect("a model has no more leaves than KVM takes");
         // CPUID before all else: it decides which registers and MSRs there are.
-        fd.set_cpuid2(&cpuid)
-            .map_err(CallError::of("KVM_SET_CPUID2"))?;
+        fd.set_cpuid2(&cpuid).map_err(CallError::of("KVM_SET_CPUID2"))?;
         let buffers = StateBuffers::new(kvm, vm, &fd)?;
         // SAFETY: whoever holds the byte also holds the vCPU: both are fields of `VcpuHandle` and of `Vcpu`, and
         // `VcpuHandle` keeps `vcpu` as long as itself.
         let immediate_exit = Arc::new(unsafe { ImmediateExit::of(&mut fd) });
-        let vcpu = Vcpu {
-            fd,
-            immediate_exit: Arc::clone(&immediate_exit),
-            buffers,
-        };
+        let vcpu = Vcpu { fd, immediate_exit: Arc::clone(&immediate_exit), buffers };
         let (vcpu, parking) = (Arc::new(Mutex::new(vcpu)), Arc::new(Parking::new()));
-        let life = VcpuThread {
-            index,
-            vcpu: Arc::clone(&vcpu),
-            parking: Arc::clone(&parking),
-            bus,
-            events,
-        };
+        let life = VcpuThread { index, vcpu: Arc::clone(&vcpu), parking: Arc::clone(&parking), bus, events };
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{index}"))
             .spawn(move || life.run())
             .map_err(VcpuCreateError::Thread)?;
-        Ok(VcpuHandle {
-            vcpu,
-            immediate_exit,
-            parking,
-            thread: Some(thread),
-        })
+        Ok(VcpuHandle { vcpu, immediate_exit, parking, thread: Some(thread) })
     }
 
     /// Lets the guest run on.
@@ -162,10 +143,7 @@ impl VcpuHandle {
             }
             std::thread::sleep(LOOK_EVERY);
             waited += LOOK_EVERY;
-            if waited
-                .as_micros()
-                .is_multiple_of(KICK_AGAIN_AFTER.as_micros())
-            {
+            if waited.as_micros().is_multiple_of(KICK_AGAIN_AFTER.as_micros()) {
                 self.kick();
             }
         }
@@ -180,11 +158,7 @@ impl VcpuHandle {
     }
 
     /// Checks a state against this vCPU without touching it.
-    pub(crate) fn check(
-        &self,
-        state: &VcpuState,
-        tsc_can_scale: bool,
-    ) -> Result<(), VcpuRestoreError> {
+    pub(crate) fn check(&self, state: &VcpuState, tsc_can_scale: bool) -> Result<(), VcpuRestoreError> {
         self.lock().buffers.check(state, tsc_can_scale)
     }
 
@@ -202,17 +176,10 @@ impl VcpuHandle {
     ) -> Result<(), CallError> {
         let vcpu = self.lock();
         let mut regs = vcpu.fd.get_regs().map_err(CallError::of("KVM_GET_REGS"))?;
-        let mut sregs = vcpu
-            .fd
-            .get_sregs()
-            .map_err(CallError::of("KVM_GET_SREGS"))?;
+        let mut sregs = vcpu.fd.get_sregs().map_err(CallError::of("KVM_GET_SREGS"))?;
         change(&mut regs, &mut sregs);
-        vcpu.fd
-            .set_sregs(&sregs)
-            .map_err(CallError::of("KVM_SET_SREGS"))?;
-        vcpu.fd
-            .set_regs(&regs)
-            .map_err(CallError::of("KVM_SET_REGS"))
+        vcpu.fd.set_sregs(&sregs).map_err(CallError::of("KVM_SET_SREGS"))?;
+        vcpu.fd.set_regs(&regs).map_err(CallError::of("KVM_SET_REGS"))
     }
 
     fn kick(&self) {

@@ -109,25 +109,13 @@ pub(crate) struct Msr {
 
 /// All MSRs of one vCPU, in the order in which they are written.
 pub(super) fn buffer_for(kvm: &Kvm, vcpu: &VcpuFd) -> Result<Msrs, CallError> {
-    let listed = kvm
-        .get_msr_index_list()
-        .map_err(CallError::of("KVM_GET_MSR_INDEX_LIST"))?;
-    let mut indices: Vec<u32> = listed
-        .as_slice()
-        .iter()
-        .chain(ADDED)
-        .copied()
-        .filter(|index| !is_left_out(*index))
-        .collect();
+    let listed = kvm.get_msr_index_list().map_err(CallError::of("KVM_GET_MSR_INDEX_LIST"))?;
+    let mut indices: Vec<u32> =
+        listed.as_slice().iter().chain(ADDED).copied().filter(|index| !is_left_out(*index)).collect();
     indices.sort_unstable_by_key(|index| (place(*index), *index));
     indices.dedup();
-    let mut entries: Vec<kvm_msr_entry> = indices
-        .into_iter()
-        .map(|index| kvm_msr_entry {
-            index,
-            ..Default::default()
-        })
-        .collect();
+    let mut entries: Vec<kvm_msr_entry> =
+        indices.into_iter().map(|index| kvm_msr_entry { index, ..Default::default() }).collect();
     keep_accepted(&mut entries, "KVM_GET_MSRS", |msrs| vcpu.get_msrs(msrs))?;
     // What reads but does not take its own value back could not be restored. The TSC is left alone: it is running, and
     // known to be writable.
@@ -184,26 +172,13 @@ mod tests {
 
     #[test]
     fn refused_entries_are_dropped_wherever_they_stand() {
-        for refused in [
-            vec![],
-            vec![0],
-            vec![5],
-            vec![9],
-            vec![0, 1, 5, 8, 9],
-            (0..10).collect::<Vec<u32>>(),
-        ] {
-            let mut entries: Vec<kvm_msr_entry> = (0..10)
-                .map(|index| kvm_msr_entry {
-                    index,
-                    ..Default::default()
-                })
-                .collect();
+        for refused in [vec![], vec![0], vec![5], vec![9], vec![0, 1, 5, 8, 9], (0..10).collect::<Vec<u32>>()]
+        {
+            let mut entries: Vec<kvm_msr_entry> =
+                (0..10).map(|index| kvm_msr_entry { index, ..Default::default() }).collect();
             keep_accepted(&mut entries, "test", |msrs| {
                 let entries = msrs.as_slice();
-                Ok(entries
-                    .iter()
-                    .position(|entry| refused.contains(&entry.index))
-                    .unwrap_or(entries.len()))
+                Ok(entries.iter().position(|entry| refused.contains(&entry.index)).unwrap_or(entries.len()))
             })
             .expect("the call never fails");
             let kept: Vec<u32> = entries.iter().map(|entry| entry.index).collect();

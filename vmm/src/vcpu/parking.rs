@@ -60,8 +60,7 @@ impl Parking {
     pub(super) fn give(&self, order: Order) {
         let number = self.order.load(Ordering::Relaxed) >> KIND_BITS;
         // SeqCst, here and on `vcpu_sleeps`: either the vCPU sees the order before it sleeps, or we see that it sleeps.
-        self.order
-            .store(word(number.wrapping_add(1), order), Ordering::SeqCst);
+        self.order.store(word(number.wrapping_add(1), order), Ordering::SeqCst);
         if self.vcpu_sleeps.load(Ordering::SeqCst) {
             wake(&self.order);
         }

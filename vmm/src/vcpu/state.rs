@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, Msrs, Xsave, kvm_debugregs, kvm_lapic_state, kvm_mp_state,
-    kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    KVM_MAX_CPUID_ENTRIES, Msrs, Xsave, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
+    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
@@ -51,9 +51,7 @@ pub enum VcpuRestoreError {
         here: usize,
     },
     /// Another TSC frequency, and no way to make up for it.
-    #[error(
-        "the time stamp counter of {state_khz} kHz cannot be had here, where it runs at {here_khz} kHz"
-    )]
+    #[error("the time stamp counter of {state_khz} kHz cannot be had here, where it runs at {here_khz} kHz")]
     TscFrequency {
         /// The state's.
         state_khz: u32,
@@ -86,13 +84,8 @@ impl StateBuffers {
         let xsave_bytes = usize::try_from(asked).unwrap_or(0).max(plain);
         let extra = (xsave_bytes - plain).div_ceil(size_of::<u32>());
         let xsave = Xsave::new(extra).expect("an area of some KiB");
-        let tsc_khz = vcpu
-            .get_tsc_khz()
-            .map_err(CallError::of("KVM_GET_TSC_KHZ"))?;
-        let state = VcpuState {
-            tsc_khz,
-            ..VcpuState::default()
-        };
+        let tsc_khz = vcpu.get_tsc_khz().map_err(CallError::of("KVM_GET_TSC_KHZ"))?;
+        let state = VcpuState { tsc_khz, ..VcpuState::default() };
         Ok(StateBuffers {
             state,
             msrs: msrs::buffer_for(kvm, vcpu)?,
@@ -108,54 +101,34 @@ impl StateBuffers {
         let state = &mut self.state;
         // MP_STATE first: reading it makes KVM act on an INIT or SIPI that has come in, which changes registers and
         // events.
-        state.mp_state = vcpu
-            .get_mp_state()
-            .map_err(CallError::of("KVM_GET_MP_STATE"))?;
+        state.mp_state = vcpu.get_mp_state().map_err(CallError::of("KVM_GET_MP_STATE"))?;
         state.regs = vcpu.get_regs().map_err(CallError::of("KVM_GET_REGS"))?;
         state.sregs = vcpu.get_sregs().map_err(CallError::of("KVM_GET_SREGS"))?;
         self.read_xsave(vcpu)?;
         let state = &mut self.state;
         state.xcrs = vcpu.get_xcrs().map_err(CallError::of("KVM_GET_XCRS"))?;
-        state.debug_regs = vcpu
-            .get_debug_regs()
-            .map_err(CallError::of("KVM_GET_DEBUGREGS"))?;
-        state.events = vcpu
-            .get_vcpu_events()
-            .map_err(CallError::of("KVM_GET_VCPU_EVENTS"))?;
+        state.debug_regs = vcpu.get_debug_regs().map_err(CallError::of("KVM_GET_DEBUGREGS"))?;
+        state.events = vcpu.get_vcpu_events().map_err(CallError::of("KVM_GET_VCPU_EVENTS"))?;
         // LAPIC before MSRs: a timer that fires between the two is then still armed in the deadline MSR or already gone
         // from it, but never read as armed in neither.
         state.lapic = vcpu.get_lapic().map_err(CallError::of("KVM_GET_LAPIC"))?;
-        let read = vcpu
-            .get_msrs(&mut self.msrs)
-            .map_err(CallError::of("KVM_GET_MSRS"))?;
+        let read = vcpu.get_msrs(&mut self.msrs).map_err(CallError::of("KVM_GET_MSRS"))?;
         // The list was tried when the vCPU was made; a refusal now would be a value silently lost.
         if read != self.msrs.as_slice().len() {
-            return Err(CallError {
-                call: "KVM_GET_MSRS",
-                source: std::io::ErrorKind::UnexpectedEof.into(),
-            });
+            return Err(CallError { call: "KVM_GET_MSRS", source: std::io::ErrorKind::UnexpectedEof.into() });
         }
         state.msrs.clear();
         state
             .msrs
-            .extend(self.msrs.as_slice().iter().map(|entry| Msr {
-                index: entry.index,
-                value: entry.data,
-            }));
+            .extend(self.msrs.as_slice().iter().map(|entry| Msr { index: entry.index, value: entry.data }));
         Ok(&self.state)
     }
 
     /// Checks what can be checked of a state without touching the vCPU.
-    pub(super) fn check(
-        &self,
-        state: &VcpuState,
-        tsc_can_scale: bool,
-    ) -> Result<(), VcpuRestoreError> {
+    pub(super) fn check(&self, state: &VcpuState, tsc_can_scale: bool) -> Result<(), VcpuRestoreError> {
         let beyond = state.xsave.0.get(self.xsave_bytes..).unwrap_or_default();
         if beyond.iter().any(|byte| *byte != 0) {
-            return Err(VcpuRestoreError::ExtendedRegisters {
-                here: self.xsave_bytes,
-            });
+            return Err(VcpuRestoreError::ExtendedRegisters { here: self.xsave_bytes });
         }
         if !tsc_can_scale && !same_frequency(state.tsc_khz, self.state.tsc_khz) {
             return Err(VcpuRestoreError::TscFrequency {
@@ -173,32 +146,23 @@ impl StateBuffers {
         state: &VcpuState,
         gap: Duration,
     ) -> Result<(), VcpuRestoreError> {
-        if state.tsc_khz != self.state.tsc_khz && !same_frequency(state.tsc_khz, self.state.tsc_khz)
-        {
+        if state.tsc_khz != self.state.tsc_khz && !same_frequency(state.tsc_khz, self.state.tsc_khz) {
             // Before all that counts in TSC ticks: the TSC itself, the deadline.
-            vcpu.set_tsc_khz(state.tsc_khz)
-                .map_err(CallError::of("KVM_SET_TSC_KHZ"))?;
+            vcpu.set_tsc_khz(state.tsc_khz).map_err(CallError::of("KVM_SET_TSC_KHZ"))?;
         }
-        vcpu.set_mp_state(state.mp_state)
-            .map_err(CallError::of("KVM_SET_MP_STATE"))?;
-        vcpu.set_regs(&state.regs)
-            .map_err(CallError::of("KVM_SET_REGS"))?;
+        vcpu.set_mp_state(state.mp_state).map_err(CallError::of("KVM_SET_MP_STATE"))?;
+        vcpu.set_regs(&state.regs).map_err(CallError::of("KVM_SET_REGS"))?;
         // SREGS hold EFER and the APIC's base: before the LAPIC, whose mode is in that base, and before the MSRs.
-        vcpu.set_sregs(&state.sregs)
-            .map_err(CallError::of("KVM_SET_SREGS"))?;
+        vcpu.set_sregs(&state.sregs).map_err(CallError::of("KVM_SET_SREGS"))?;
         // XCR0 says which parts of XSAVE exist: before them.
-        vcpu.set_xcrs(&state.xcrs)
-            .map_err(CallError::of("KVM_SET_XCRS"))?;
+        vcpu.set_xcrs(&state.xcrs).map_err(CallError::of("KVM_SET_XCRS"))?;
         self.write_xsave(vcpu, &state.xsave.0)?;
         // LAPIC before MSRs: the deadline MSR is only taken once the timer is in deadline mode.
-        vcpu.set_lapic(&state.lapic)
-            .map_err(CallError::of("KVM_SET_LAPIC"))?;
+        vcpu.set_lapic(&state.lapic).map_err(CallError::of("KVM_SET_LAPIC"))?;
         write_msrs(vcpu, &state.msrs, tsc_ticks(gap, state.tsc_khz))?;
-        vcpu.set_debug_regs(&state.debug_regs)
-            .map_err(CallError::of("KVM_SET_DEBUGREGS"))?;
+        vcpu.set_debug_regs(&state.debug_regs).map_err(CallError::of("KVM_SET_DEBUGREGS"))?;
         // Events last: the calls above may raise or drop some.
-        vcpu.set_vcpu_events(&state.events)
-            .map_err(CallError::of("KVM_SET_VCPU_EVENTS"))?;
+        vcpu.set_vcpu_events(&state.events).map_err(CallError::of("KVM_SET_VCPU_EVENTS"))?;
         if gap >= WATCHDOG_GAP {
             // EINVAL: the guest has no kvmclock to be told by.
             let _ = vcpu.kvmclock_ctrl();
@@ -233,13 +197,8 @@ impl StateBuffers {
             .chain(std::iter::repeat(0));
         // SAFETY: only the register area is written, never the length.
         let region = unsafe { &mut self.xsave.as_mut_fam_struct().xsave.region };
-        region
-            .iter_mut()
-            .for_each(|to| *to = words.next().unwrap_or(0));
-        self.xsave
-            .as_mut_slice()
-            .iter_mut()
-            .for_each(|to| *to = words.next().unwrap_or(0));
+        region.iter_mut().for_each(|to| *to = words.next().unwrap_or(0));
+        self.xsave.as_mut_slice().iter_mut().for_each(|to| *to = words.next().unwrap_or(0));
         // SAFETY: the buffer has the size that this host's KVM reads (see `read_xsave`); without KVM_CAP_XSAVE2 that is
         // the plain 4096 bytes.
         unsafe { vcpu.set_xsave2(&self.xsave) }.map_err(CallError::of("KVM_SET_XSAVE"))
@@ -261,30 +220,15 @@ fn write_msrs(vcpu: &VcpuFd, msrs: &[Msr], tsc_ticks: u64) -> Result<(), VcpuRes
     let entries: Vec<kvm_msr_entry> = msrs
         .iter()
         .map(|msr| {
-            let moved_on = if msr.index == MSR_IA32_TSC {
-                tsc_ticks
-            } else {
-                0
-            };
-            kvm_msr_entry {
-                index: msr.index,
-                data: msr.value.wrapping_add(moved_on),
-                ..Default::default()
-            }
+            let moved_on = if msr.index == MSR_IA32_TSC { tsc_ticks } else { 0 };
+            kvm_msr_entry { index: msr.index, data: msr.value.wrapping_add(moved_on), ..Default::default() }
         })
         .collect();
-    let written = vcpu
-        .set_msrs(&msrs::from_entries(&entries))
-        .map_err(CallError::of("KVM_SET_MSRS"))?;
+    let written = vcpu.set_msrs(&msrs::from_entries(&entries)).map_err(CallError::of("KVM_SET_MSRS"))?;
     match msrs.get(written) {
         None => Ok(()),
-        Some(refused) => Err(VcpuRestoreError::Msr {
-            index: refused.index,
-        }),
+        Some(refused) => Err(VcpuRestoreError::Msr { index: refused.index }),
     }
 }
 
-const _: () = assert!(
-    MAX_MSRS > KVM_MAX_CPUID_ENTRIES,
-    "room for every MSR a KVM lists"
-);
+const _: () = assert!(MAX_MSRS > KVM_MAX_CPUID_ENTRIES, "room for every MSR a KVM lists");

@@ -49,9 +49,7 @@ impl VcpuThread {
     /// Runs the guest until an order says otherwise or an exit ends it. On return no exit is outstanding, but after a
     /// failure: the only way out leads through a KVM_RUN that was told to turn back at once, and that completes them.
     fn run_guest(&self, vcpu: &mut Vcpu) {
-        let Vcpu {
-            fd, immediate_exit, ..
-        } = vcpu;
+        let Vcpu { fd, immediate_exit, .. } = vcpu;
         let mut last_words = None;
         let mut stopping = false;
         loop {
@@ -70,11 +68,7 @@ impl VcpuThread {
                     libc::EAGAIN => Next::Enter,
                     errno => {
                         let reason = FailReason::Run(std::io::Error::from_raw_os_error(errno));
-                        last_words = Some(Event::Failed {
-                            vcpu: self.index,
-                            reason,
-                            registers: None,
-                        });
+                        last_words = Some(Event::Failed { vcpu: self.index, reason, registers: None });
                         break;
                     }
                 },
@@ -115,16 +109,10 @@ impl VcpuThread {
             VcpuExit::Shutdown | VcpuExit::SystemEvent(..) => {
                 Next::Stop(Some(Event::Shutdown { vcpu: self.index }))
             }
-            VcpuExit::FailEntry(hardware_reason, _) => {
-                self.failed(FailReason::FailEntry { hardware_reason })
-            }
+            VcpuExit::FailEntry(hardware_reason, _) => self.failed(FailReason::FailEntry { hardware_reason }),
             VcpuExit::InternalError => self.failed(FailReason::InternalError { suberror: 0 }),
-            VcpuExit::Unsupported(exit_reason) => {
-                self.failed(FailReason::UnknownExit { exit_reason })
-            }
-            _ => self.failed(FailReason::UnknownExit {
-                exit_reason: u32::MAX,
-            }),
+            VcpuExit::Unsupported(exit_reason) => self.failed(FailReason::UnknownExit { exit_reason }),
+            _ => self.failed(FailReason::UnknownExit { exit_reason: u32::MAX }),
         }
     }
 
@@ -137,18 +125,11 @@ impl VcpuThread {
     }
 
     fn failed(&self, reason: FailReason) -> Next {
-        Next::Stop(Some(Event::Failed {
-            vcpu: self.index,
-            reason,
-            registers: None,
-        }))
+        Next::Stop(Some(Event::Failed { vcpu: self.index, reason, registers: None }))
     }
 
     fn tell(&self, mut event: Event, fd: &mut VcpuFd, immediate_exit: &ImmediateExit) {
-        if let Event::Failed {
-            reason, registers, ..
-        } = &mut event
-        {
+        if let Event::Failed { reason, registers, .. } = &mut event {
             immediate_exit.set(false);
             name_cause(reason, fd);
             *registers = read_registers(fd);
@@ -173,8 +154,5 @@ fn name_cause(reason: &mut FailReason, fd: &mut VcpuFd) {
 }
 
 fn read_registers(fd: &VcpuFd) -> Option<Box<Registers>> {
-    Some(Box::new(Registers {
-        general: fd.get_regs().ok()?,
-        special: fd.get_sregs().ok()?,
-    }))
+    Some(Box::new(Registers { general: fd.get_regs().ok()?, special: fd.get_sregs().ok()? }))
 }

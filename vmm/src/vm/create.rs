@@ -79,25 +79,17 @@ impl Vm {
         config.check()?;
         let kvm = kvm::open()?;
         if cpu.leaves.len() > kvm_bindings::KVM_MAX_CPUID_ENTRIES {
-            return Err(CreateError::CpuLeaves {
-                leaves: cpu.leaves.len(),
-            });
+            return Err(CreateError::CpuLeaves { leaves: cpu.leaves.len() });
         }
         check_memory_free(config)?;
         let vm = Arc::new(kvm.create_vm().map_err(CallError::of("KVM_CREATE_VM"))?);
         vm.set_identity_map_address(IDENTITY_MAP_ADDRESS)
             .map_err(CallError::of("KVM_SET_IDENTITY_MAP_ADDR"))?;
-        vm.set_tss_address(TSS_ADDRESS)
-            .map_err(CallError::of("KVM_SET_TSS_ADDR"))?;
+        vm.set_tss_address(TSS_ADDRESS).map_err(CallError::of("KVM_SET_TSS_ADDR"))?;
         // Interrupt chips before vCPUs: a vCPU gets its local APIC when it is made, if at all.
-        vm.create_irq_chip()
-            .map_err(CallError::of("KVM_CREATE_IRQCHIP"))?;
-        let pit = kvm_pit_config {
-            flags: KVM_PIT_SPEAKER_DUMMY,
-            ..Default::default()
-        };
-        vm.create_pit2(pit)
-            .map_err(CallError::of("KVM_CREATE_PIT2"))?;
+        vm.create_irq_chip().map_err(CallError::of("KVM_CREATE_IRQCHIP"))?;
+        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+        vm.create_pit2(pit).map_err(CallError::of("KVM_CREATE_PIT2"))?;
 
         let memory = Arc::new(GuestMemory::new(config.memory_bytes, config.backing)?);
         let dirty_log = DirtyLog::attach(&vm, &memory).map_err(CreateError::Slot)?;
@@ -118,9 +110,7 @@ impl Vm {
             cpu: cpu.clone(),
             shape: shape(config, cpu)?,
             tsc_can_scale: kvm.check_extension(Cap::TscControl),
-            clock_knows_wall_time: kvm.check_extension_int(Cap::AdjustClock)
-                & KVM_CLOCK_REALTIME as i32
-                != 0,
+            clock_knows_wall_time: kvm.check_extension_int(Cap::AdjustClock) & KVM_CLOCK_REALTIME as i32 != 0,
             serial,
             events,
             dirty_log,
@@ -132,10 +122,7 @@ impl Vm {
         for index in 0..config.vcpus {
             let place = (index, config.vcpus);
             let vcpu = VcpuHandle::new(&kvm, &vm, cpu, place, Arc::clone(&bus), sender.clone())
-                .map_err(|source| CreateError::Vcpu {
-                    vcpu: index,
-                    source,
-                })?;
+                .map_err(|source| CreateError::Vcpu { vcpu: index, source })?;
             machine.vcpus.push(vcpu);
         }
         Ok(machine)
@@ -158,10 +145,9 @@ fn check_memory_free(config: &VmConfig) -> Result<(), CreateError> {
         return Ok(());
     }
     match host::available_memory_bytes() {
-        Some(available) if available < config.memory_bytes => Err(CreateError::NotEnoughMemory {
-            asked: config.memory_bytes,
-            available,
-        }),
+        Some(available) if available < config.memory_bytes => {
+            Err(CreateError::NotEnoughMemory { asked: config.memory_bytes, available })
+        }
         _ => Ok(()),
     }
 }

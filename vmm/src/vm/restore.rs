@@ -72,18 +72,8 @@ pub struct Shape {
 }
 
 impl From<MachineShape> for Box<Shape> {
-    fn from(
-        MachineShape {
-            memory_bytes,
-            vcpus,
-            cpu_crc,
-        }: MachineShape,
-    ) -> Self {
-        Box::new(Shape {
-            memory_bytes,
-            vcpus,
-            cpu_crc,
-        })
+    fn from(MachineShape { memory_bytes, vcpus, cpu_crc }: MachineShape) -> Self {
+        Box::new(Shape { memory_bytes, vcpus, cpu_crc })
     }
 }
 
@@ -106,25 +96,15 @@ impl Vm {
         self.serial.restore(&state.serial)?;
         // Clock before vCPUs: their clock MSRs make KVM write guest time, which must be the new one.
         let clock = advanced(&state.clock.clock, gap, self.clock_knows_wall_time);
-        self.vm
-            .set_clock(&clock)
-            .map_err(CallError::of("KVM_SET_CLOCK"))?;
+        self.vm.set_clock(&clock).map_err(CallError::of("KVM_SET_CLOCK"))?;
         // Interrupt chips before timer, timer before vCPUs: what a chip forwards while it is set is overwritten by the
         // local APICs' own state, which was read last.
         for chip in &state.chips {
-            self.vm
-                .set_irqchip(chip)
-                .map_err(CallError::of("KVM_SET_IRQCHIP"))?;
+            self.vm.set_irqchip(chip).map_err(CallError::of("KVM_SET_IRQCHIP"))?;
         }
-        self.vm
-            .set_pit2(&state.pit)
-            .map_err(CallError::of("KVM_SET_PIT2"))?;
+        self.vm.set_pit2(&state.pit).map_err(CallError::of("KVM_SET_PIT2"))?;
         for (index, (vcpu, state)) in self.vcpus.iter().zip(&state.vcpus).enumerate() {
-            vcpu.restore(state, gap)
-                .map_err(|source| RestoreError::Vcpu {
-                    vcpu: index,
-                    source,
-                })?;
+            vcpu.restore(state, gap).map_err(|source| RestoreError::Vcpu { vcpu: index, source })?;
         }
         self.phase = Phase::Ready;
         Ok(())
@@ -132,25 +112,16 @@ impl Vm {
 
     fn check(&self, state: &MachineState) -> Result<(), RestoreError> {
         if state.shape != self.shape {
-            return Err(RestoreError::OtherMachine {
-                theirs: state.shape.into(),
-                ours: self.shape.into(),
-            });
+            return Err(RestoreError::OtherMachine { theirs: state.shape.into(), ours: self.shape.into() });
         }
         for (place, chip) in state.chips.iter().enumerate() {
             if chip.chip_id as usize != place {
-                return Err(RestoreError::ChipNumber {
-                    place,
-                    says: chip.chip_id,
-                });
+                return Err(RestoreError::ChipNumber { place, says: chip.chip_id });
             }
         }
         for (index, (vcpu, state)) in self.vcpus.iter().zip(&state.vcpus).enumerate() {
             vcpu.check(state, self.tsc_can_scale)
-                .map_err(|source| RestoreError::Vcpu {
-                    vcpu: index,
-                    source,
-                })?;
+                .map_err(|source| RestoreError::Vcpu { vcpu: index, source })?;
         }
         Ok(())
     }
@@ -169,9 +140,6 @@ fn advanced(saved: &kvm_clock_data, gap: Duration, knows_wall_time: bool) -> kvm
         }
     } else {
         let gap_ns = u64::try_from(gap.as_nanos()).unwrap_or(u64::MAX);
-        kvm_clock_data {
-            clock: saved.clock.saturating_add(gap_ns),
-            ..Default::default()
-        }
+        kvm_clock_data { clock: saved.clock.saturating_add(gap_ns), ..Default::default() }
     }
 }

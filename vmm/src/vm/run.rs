@@ -49,14 +49,8 @@ impl Vm {
             Phase::Running => {}
         }
         // All are asked before any is waited for: the machine stops when the slowest has.
-        self.vcpus
-            .iter()
-            .for_each(crate::vcpu::VcpuHandle::ask_to_park);
-        if let Some(vcpu) = self
-            .vcpus
-            .iter()
-            .position(|vcpu| !vcpu.wait_parked(PAUSE_PATIENCE))
-        {
+        self.vcpus.iter().for_each(crate::vcpu::VcpuHandle::ask_to_park);
+        if let Some(vcpu) = self.vcpus.iter().position(|vcpu| !vcpu.wait_parked(PAUSE_PATIENCE)) {
             self.vcpus.iter().for_each(crate::vcpu::VcpuHandle::run);
             return Err(PauseError::Stuck { vcpu });
         }
@@ -80,9 +74,7 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        self.vcpus
-            .iter()
-            .for_each(crate::vcpu::VcpuHandle::ask_to_leave);
+        self.vcpus.iter().for_each(crate::vcpu::VcpuHandle::ask_to_leave);
         let mut stuck: Vec<_> = self
             .vcpus
             .iter_mut()
@@ -93,12 +85,7 @@ impl Drop for Vm {
         }
         // Only now, and not before the kick: a vCPU that is freed from waiting sees zeros where its page is missing, and
         // must find the order to leave before it computes with them.
-        let userfault = self
-            .memory
-            .userfault
-            .lock()
-            .ok()
-            .and_then(|mut served| served.take());
+        let userfault = self.memory.userfault.lock().ok().and_then(|mut served| served.take());
         if let Some(userfault) = userfault
             && let Err(error) = userfault.end()
         {

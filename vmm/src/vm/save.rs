@@ -47,32 +47,18 @@ impl Vm {
         encoder.serial(&self.serial.save())?;
         encoder.pit(&self.vm.get_pit2().map_err(CallError::of("KVM_GET_PIT2"))?)?;
         for chip_id in 0..3 {
-            let mut chip = kvm_irqchip {
-                chip_id,
-                ..Default::default()
-            };
-            self.vm
-                .get_irqchip(&mut chip)
-                .map_err(CallError::of("KVM_GET_IRQCHIP"))?;
+            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+            self.vm.get_irqchip(&mut chip).map_err(CallError::of("KVM_GET_IRQCHIP"))?;
             encoder.chip(chip_id as u16, &chip)?;
         }
         for (index, vcpu) in self.vcpus.iter().enumerate() {
             vcpu.save(|state| encoder.vcpu(index as u16, state))
-                .map_err(|source| SaveError::Vcpu {
-                    vcpu: index,
-                    source,
-                })??;
+                .map_err(|source| SaveError::Vcpu { vcpu: index, source })??;
         }
         // The clock last: the wall time read with it is the end of the guest's time here, and it must not lie before the
         // reading of any vCPU's TSC, or the gap would count twice.
-        let clock = self
-            .vm
-            .get_clock()
-            .map_err(CallError::of("KVM_GET_CLOCK"))?;
-        encoder.clock(&ClockState {
-            clock,
-            wall_ns: wall_ns(),
-        })?;
+        let clock = self.vm.get_clock().map_err(CallError::of("KVM_GET_CLOCK"))?;
+        encoder.clock(&ClockState { clock, wall_ns: wall_ns() })?;
         let state = encoder.finish();
         self.state_bytes = state.len();
         Ok(state)
@@ -83,7 +69,5 @@ impl Vm {
 pub(super) fn wall_ns() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-        })
+        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -13,17 +13,9 @@ pub fn elf(code: &[u8]) -> Vec<u8> {
     file.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
     file.extend([2u16, 62].iter().flat_map(|half| half.to_le_bytes()));
     file.extend(1u32.to_le_bytes());
-    file.extend(
-        [u64::from(CODE_AT), 64, 0]
-            .iter()
-            .flat_map(|word| word.to_le_bytes()),
-    );
+    file.extend([u64::from(CODE_AT), 64, 0].iter().flat_map(|word| word.to_le_bytes()));
     file.extend(0u32.to_le_bytes());
-    file.extend(
-        [64u16, 56, 2, 64, 0, 0]
-            .iter()
-            .flat_map(|half| half.to_le_bytes()),
-    );
+    file.extend([64u16, 56, 2, 64, 0, 0].iter().flat_map(|half| half.to_le_bytes()));
     let mut header = |kind: u32, offset: u64, address: u64, bytes: u64| {
         file.extend([kind, 7].iter().flat_map(|word| word.to_le_bytes()));
         let words = [offset, address, address, bytes, bytes, 4];

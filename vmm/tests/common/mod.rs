@@ -43,11 +43,7 @@ pub fn has_missing_pages(test: &str) -> bool {
 }
 
 pub fn config(mebibytes: u64, vcpus: u8) -> VmConfig {
-    VmConfig {
-        memory_bytes: mebibytes << 20,
-        vcpus,
-        backing: Backing::Anonymous,
-    }
+    VmConfig { memory_bytes: mebibytes << 20, vcpus, backing: Backing::Anonymous }
 }
 
 /// A machine of 16 MiB and one vCPU, without a guest.
@@ -80,11 +76,7 @@ pub fn copy_memory(from: &Vm, to: &Vm) {
         let at = (page * vmm::PAGE_BYTES) as usize;
         // SAFETY: both memories have this page, they are apart, and no vCPU of either runs.
         unsafe {
-            std::ptr::copy_nonoverlapping(
-                from.memory().as_ptr().add(at),
-                to.memory().as_ptr().add(at),
-                4096,
-            );
+            std::ptr::copy_nonoverlapping(from.memory().as_ptr().add(at), to.memory().as_ptr().add(at), 4096);
         }
     }
 }
@@ -92,29 +84,20 @@ pub fn copy_memory(from: &Vm, to: &Vm) {
 /// The pages whose bits are set.
 pub fn pages_in(bits: &[u64]) -> Vec<u64> {
     let set = |word: u64, index: usize| {
-        (0..64)
-            .filter(move |bit| word >> bit & 1 == 1)
-            .map(move |bit| index as u64 * 64 + bit)
+        (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| index as u64 * 64 + bit)
     };
-    bits.iter()
-        .enumerate()
-        .flat_map(|(index, word)| set(*word, index))
-        .collect()
+    bits.iter().enumerate().flat_map(|(index, word)| set(*word, index)).collect()
 }
 
 pub fn read_u32(vm: &Vm, address: u64) -> u32 {
     let mut bytes = [0; 4];
-    vm.memory()
-        .read(address, &mut bytes)
-        .expect("an address in memory");
+    vm.memory().read(address, &mut bytes).expect("an address in memory");
     u32::from_le_bytes(bytes)
 }
 
 pub fn read_u64(vm: &Vm, address: u64) -> u64 {
     let mut bytes = [0; 8];
-    vm.memory()
-        .read(address, &mut bytes)
-        .expect("an address in memory");
+    vm.memory().read(address, &mut bytes).expect("an address in memory");
     u64::from_le_bytes(bytes)
 }
 
