@@ -34,26 +34,13 @@ fn main() {
     let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"));
     // Its only dependency is a path: no registry, no network.
     cargo
-        .args([
-            "build",
-            "--release",
-            "--locked",
-            "--offline",
-            "--manifest-path",
-            "pulse/Cargo.toml",
-        ])
+        .args(["build", "--release", "--locked", "--offline", "--manifest-path", "pulse/Cargo.toml"])
         .arg("--target-dir")
         .arg(&target);
     for name in NOT_INHERITED {
         cargo.env_remove(name);
     }
     let status = cargo.status().expect("run cargo for guest-images/pulse");
-    assert!(
-        status.success(),
-        "guest-images/pulse does not build: {status}"
-    );
-    println!(
-        "cargo::rustc-env=PULSE={}",
-        target.join("release/pulse").display()
-    );
+    assert!(status.success(), "guest-images/pulse does not build: {status}");
+    println!("cargo::rustc-env=PULSE={}", target.join("release/pulse").display());
 }

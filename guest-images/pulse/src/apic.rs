@@ -16,6 +16,10 @@ const LINT0: usize = 0x350;
 const TIMER_INITIAL: usize = 0x380;
 const TIMER_CURRENT: usize = 0x390;
 const TIMER_DIVIDE: usize = 0x3e0;
+/// In a local vector: nothing comes through.
+const MASKED: u32 = 1 << 16;
+/// In a local vector: the old controllers name the vector.
+const EXTERNAL: u32 = 0x700;
 
 /// Page that starting processors begin in; ring 0's trampoline is assembled for it.
 pub const TRAMPOLINE: usize = 0x8000;
@@ -41,6 +45,9 @@ fn write(register: usize, value: u32) {
 
 /// Turns this vCPU's local APIC on; vCPU 0 also takes the serial port's interrupt, through the old controllers.
 pub fn init(vcpu: usize) {
+    // Before the old controllers are touched: to initialise them opens all their lines, and until they have their new
+    // vectors, the timer that firmware left running would come in as exception 8.
+    write(LINT0, MASKED);
     write(SPURIOUS_VECTOR, 0x1ff);
     if vcpu > 0 {
         return;
@@ -60,13 +67,12 @@ pub fn init(vcpu: usize) {
     ] {
         outb(port, value);
     }
-    write(LINT0, 0x700);
+    write(LINT0, EXTERNAL);
 }
 
 /// Starts this vCPU's timer: an interrupt each millisecond, which ends a HLT.
 pub fn start_timer(tsc_khz: u64) {
     const ONE_TO_ONE: u32 = 0b1011;
-    const MASKED: u32 = 1 << 16;
     const PERIODIC: u32 = 1 << 17;
     const VECTOR: u32 = 0x40;
     // The timer's frequency is the machine's own affair: count it against the TSC for a millisecond.
@@ -79,10 +85,7 @@ pub fn start_timer(tsc_khz: u64) {
     let elapsed = rdtsc() - start;
     let period = counted * tsc_khz / elapsed.max(1) * 1_000 / TICKS_PER_SECOND;
     write(TIMER, PERIODIC | VECTOR);
-    write(
-        TIMER_INITIAL,
-        u32::try_from(period.max(1_000)).unwrap_or(u32::MAX),
-    );
+    write(TIMER_INITIAL, u32::try_from(period.max(1_000)).unwrap_or(u32::MAX));
 }
 
 /// Starts vCPU `vcpu`, whose APIC id is its number, and waits until it runs. False if it does not within a second.

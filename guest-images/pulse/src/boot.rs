@@ -21,9 +21,7 @@ pub fn boot(start_info: u64) -> ! {
     let boot_tsc = rdtsc();
     uart::init();
     let Some(info) = StartInfo::at(start_info) else {
-        fail(format_args!(
-            "no PVH start_info with a memory map at {start_info:#x}"
-        ))
+        fail(format_args!("no PVH start_info with a memory map at {start_info:#x}"))
     };
     // Everything the boot protocol left in memory is read here: the fill will overwrite it.
     let line = command_line(info);
@@ -36,19 +34,14 @@ pub fn boot(start_info: u64) -> ! {
         fail(format_args!("too little memory for the writers' table"))
     };
     let pages = owned.page_count();
-    let filled = line
-        .fill_bytes
-        .map_or(pages, |bytes| (bytes / PAGE_SIZE as u64).min(pages));
+    let filled = line.fill_bytes.map_or(pages, |bytes| (bytes / PAGE_SIZE as u64).min(pages));
     // SAFETY: once, and no other vCPU runs yet.
     let guest = unsafe {
         guest::set(Guest {
             line,
             tsc_khz,
             owned,
-            working_set: PageRange {
-                start: 0,
-                end: table.len() as u64,
-            },
+            working_set: PageRange { start: 0, end: table.len() as u64 },
             filled_pages: if line.fill == Fill::Zeros { 0 } else { filled },
             table: table.as_mut_ptr(),
             firmware,
@@ -66,16 +59,10 @@ pub fn boot(start_info: u64) -> ! {
     apic::init(0);
     for vcpu in 1..line.vcpus as usize {
         if !apic::start_vcpu(vcpu, tsc_khz) {
-            fail(format_args!(
-                "vCPU {vcpu} does not start: does the machine have {}?",
-                line.vcpus
-            ));
+            fail(format_args!("vCPU {vcpu} does not start: does the machine have {}?", line.vcpus));
         }
     }
-    guest::telemetry()
-        .header
-        .phase
-        .store(Phase::Filling as u64, SeqCst);
+    guest::telemetry().header.phase.store(Phase::Filling as u64, SeqCst);
     worker::run(0)
 }
 
@@ -88,10 +75,7 @@ fn command_line(info: &StartInfo) -> CommandLine {
         let text = core::ptr::with_exposed_provenance::<u8>(info.command_line as usize);
         core::slice::from_raw_parts(text, COMMAND_LINE_BYTES)
     };
-    let end = bytes
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(bytes.len());
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     let Ok(text) = core::str::from_utf8(&bytes[..end]) else {
         fail(format_args!("the command line is not UTF-8"))
     };
@@ -117,9 +101,7 @@ fn publish(guest: &Guest, boot_tsc: u64) {
     header.boot_tsc.store(boot_tsc, Relaxed);
     header.owned_pages.store(guest.owned.page_count(), Relaxed);
     header.filled_pages.store(guest.filled_pages, Relaxed);
-    header
-        .working_set_pages
-        .store(guest.working_set.len(), Relaxed);
+    header.working_set_pages.store(guest.working_set.len(), Relaxed);
     header.seed.store(guest.line.seed, Relaxed);
     header.fill.store(guest.line.fill as u64, Relaxed);
     // The magic makes the rest valid.

@@ -28,15 +28,7 @@ impl Check {
         (host_request, own_request): (u64, u64),
         start_tsc: u64,
     ) -> Self {
-        Self {
-            checker,
-            image,
-            host_request,
-            own_request,
-            pages: 0,
-            errors: 0,
-            start_tsc,
-        }
+        Self { checker, image, host_request, own_request, pages: 0, errors: 0, start_tsc }
     }
 
     /// Verifies one page; true when all is done.
@@ -72,8 +64,7 @@ impl Check {
         part.check_pages.store(self.pages, Relaxed);
         part.check_errors.store(self.errors, Relaxed);
         part.check_ticks.store(now - self.start_tsc, Relaxed);
-        part.pages_checked
-            .store(part.pages_checked.load(Relaxed) + self.pages, Relaxed);
+        part.pages_checked.store(part.pages_checked.load(Relaxed) + self.pages, Relaxed);
         part.checks.store(part.checks.load(Relaxed) + 1, Relaxed);
         part.phase.store(Phase::Running as u64, Relaxed);
         // Last: they say that the results above are of this check.

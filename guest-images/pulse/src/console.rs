@@ -40,15 +40,7 @@ impl Console {
 
     /// A console with nothing to say.
     pub const fn new() -> Self {
-        Self {
-            queue: [0; Self::QUEUE],
-            head: 0,
-            tail: 0,
-            credit: 0,
-            line: [0; 64],
-            length: 0,
-            next_look: 0,
-        }
+        Self { queue: [0; Self::QUEUE], head: 0, tail: 0, credit: 0, line: [0; 64], length: 0, next_look: 0 }
     }
 
     /// Whether there is output left.
@@ -59,11 +51,7 @@ impl Console {
     /// Sends one byte, or asks whether one can be sent.
     pub fn send_one(&mut self) {
         if self.credit == 0 {
-            self.credit = if uart::can_send() {
-                uart::FIFO_BYTES
-            } else {
-                0
-            };
+            self.credit = if uart::can_send() { uart::FIFO_BYTES } else { 0 };
         } else if self.has_output() {
             uart::send(self.queue[self.head]);
             self.head = (self.head + 1) % Self::QUEUE;

@@ -33,10 +33,7 @@ pub fn stop(code: u8) -> ! {
 
 /// Reports why the guest cannot go on, and stops. Only vCPU 0.
 pub fn fail(why: Arguments<'_>) -> ! {
-    guest::telemetry()
-        .header
-        .phase
-        .store(Phase::Failed as u64, SeqCst);
+    guest::telemetry().header.phase.store(Phase::Failed as u64, SeqCst);
     let _ = write!(uart::Blocking, "\r\npulse: failed: {why}\r\n");
     stop(FAILED)
 }
@@ -45,14 +42,9 @@ pub fn fail(why: Arguments<'_>) -> ! {
 pub fn report_others() {
     let header = &guest::telemetry().header;
     if header.phase.load(SeqCst) == Phase::Failed as u64 {
-        let (vector, at) = (
-            header.fault_vector.load(SeqCst),
-            header.fault_at.load(SeqCst),
-        );
+        let (vector, at) = (header.fault_vector.load(SeqCst), header.fault_at.load(SeqCst));
         let address = header.fault_address.load(SeqCst);
-        fail(format_args!(
-            "vCPU ended: exception {vector:#x} - 1 at {at:#x}, address {address:#x}"
-        ));
+        fail(format_args!("vCPU ended: exception {vector:#x} - 1 at {at:#x}, address {address:#x}"));
     }
 }
 
@@ -74,10 +66,7 @@ extern "C" fn ring3_fault(vcpu: u64) -> ! {
     let at = word(1 + usize::from(has_code));
     record(vector, at, word(7));
     if vcpu == 0 {
-        fail(format_args!(
-            "exception {vector} at {at:#x}, address {:#x}",
-            word(7)
-        ));
+        fail(format_args!("exception {vector} at {at:#x}, address {:#x}", word(7)));
     }
     loop {
         cpu::halt();

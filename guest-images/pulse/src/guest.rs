@@ -37,10 +37,7 @@ impl Guest {
 
     /// Indices beyond the working set.
     pub fn rest(&self) -> PageRange {
-        PageRange {
-            start: self.working_set.end,
-            end: self.owned.page_count(),
-        }
+        PageRange { start: self.working_set.end, end: self.owned.page_count() }
     }
 
     /// Whether the page with this index may hold something, though nobody wrote it: after firmware any page may, and in
@@ -57,12 +54,7 @@ impl Guest {
         let slice = self.slice(self.working_set, vcpu);
         // SAFETY: slices of different vCPUs do not overlap, the table has a word for each index of the working set, and
         // the caller promises to ask once.
-        unsafe {
-            core::slice::from_raw_parts_mut(
-                self.table.add(slice.start as usize),
-                slice.len() as usize,
-            )
-        }
+        unsafe { core::slice::from_raw_parts_mut(self.table.add(slice.start as usize), slice.len() as usize) }
     }
 }
 

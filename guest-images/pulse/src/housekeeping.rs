@@ -24,23 +24,13 @@ pub struct Housekeeping {
 impl Housekeeping {
     /// Chores at boot.
     pub const fn new() -> Self {
-        Self {
-            console: Console::new(),
-            reported: 0,
-            asked: false,
-            errors: 0,
-            next_own_check: 0,
-        }
+        Self { console: Console::new(), reported: 0, asked: false, errors: 0, next_own_check: 0 }
     }
 
     /// The line that says that the guest is ready.
     pub fn announce(&mut self, guest: &Guest, header: &Header) {
         let ticks = header.ready_tsc.load(Relaxed) - header.boot_tsc.load(Relaxed);
-        let _ = write!(
-            self.console,
-            "pulse: ready after {} ms\r\n",
-            ticks / guest.tsc_khz
-        );
+        let _ = write!(self.console, "pulse: ready after {} ms\r\n", ticks / guest.tsc_khz);
     }
 
     /// One byte of output, if there is any.
@@ -69,27 +59,17 @@ impl Housekeeping {
             Some(Command::Status) => self.status(guest, now, header, parts),
             Some(Command::Check) => {
                 self.asked = true;
-                header
-                    .own_checks
-                    .store(header.own_checks.load(Relaxed) + 1, SeqCst);
+                header.own_checks.store(header.own_checks.load(Relaxed) + 1, SeqCst);
             }
         }
         if guest.line.check_seconds > 0 && now >= self.next_own_check {
             if self.next_own_check != 0 {
-                header
-                    .own_checks
-                    .store(header.own_checks.load(Relaxed) + 1, SeqCst);
+                header.own_checks.store(header.own_checks.load(Relaxed) + 1, SeqCst);
             }
             self.next_own_check = now + guest.line.check_seconds * guest.tsc_khz * 1_000;
         }
-        let checking = parts
-            .iter()
-            .any(|part| part.phase.load(Relaxed) == Phase::Checking as u64);
-        let phase = if checking {
-            Phase::Checking
-        } else {
-            Phase::Running
-        };
+        let checking = parts.iter().any(|part| part.phase.load(Relaxed) == Phase::Checking as u64);
+        let phase = if checking { Phase::Checking } else { Phase::Running };
         if header.phase.load(Relaxed) != phase as u64 {
             header.phase.store(phase as u64, SeqCst);
         }
@@ -108,19 +88,14 @@ impl Housekeeping {
         // A check is finished when all vCPUs have finished the same ones.
         let host_check = parts[0].check_done.load(SeqCst);
         let finished = parts.iter().all(|part| {
-            part.own_check_done.load(SeqCst) == requested
-                && part.check_done.load(SeqCst) == host_check
+            part.own_check_done.load(SeqCst) == requested && part.check_done.load(SeqCst) == host_check
         });
         let errors = sum(parts, |part| part.errors.load(Relaxed));
         if !finished || (requested == self.reported && errors == self.errors) {
             return;
         }
         if core::mem::take(&mut self.asked) || errors != self.errors {
-            let ticks = parts
-                .iter()
-                .map(|part| part.check_ticks.load(Relaxed))
-                .max()
-                .unwrap_or(0);
+            let ticks = parts.iter().map(|part| part.check_ticks.load(Relaxed)).max().unwrap_or(0);
             let _ = write!(
                 self.console,
                 "check: {} pages, {} errors, {} ms\r\n",
@@ -130,11 +105,7 @@ impl Housekeeping {
             );
         }
         if errors != self.errors {
-            for mismatch in parts
-                .iter()
-                .flat_map(|part| &part.named_errors)
-                .filter_map(ErrorRecord::load)
-            {
+            for mismatch in parts.iter().flat_map(|part| &part.named_errors).filter_map(ErrorRecord::load) {
                 let _ = write!(self.console, "  {mismatch}\r\n");
             }
         }
@@ -144,10 +115,8 @@ impl Housekeeping {
 
     fn status(&mut self, guest: &Guest, now: u64, header: &Header, parts: &[VcpuPart]) {
         let up = now.saturating_sub(header.ready_tsc.load(Relaxed)) / guest.tsc_khz;
-        let gaps = parts
-            .iter()
-            .flat_map(|part| &part.longest_gaps)
-            .filter_map(telemetry::gaps::GapRecord::load);
+        let gaps =
+            parts.iter().flat_map(|part| &part.longest_gaps).filter_map(telemetry::gaps::GapRecord::load);
         let longest = gaps.map(|gap| gap.ticks).max().unwrap_or(0);
         let _ = write!(
             self.console,
@@ -160,10 +129,7 @@ impl Housekeeping {
             sum(parts, |part| part.register_errors.load(Relaxed)),
             longest * 1_000 / guest.tsc_khz
         );
-        for part in parts
-            .iter()
-            .filter(|part| part.register_errors.load(Relaxed) > 0)
-        {
+        for part in parts.iter().filter(|part| part.register_errors.load(Relaxed) > 0) {
             let word = part.register_error_word.load(Relaxed);
             let words = part.register_bytes.load(Relaxed) / 8;
             let _ = write!(
@@ -182,8 +148,7 @@ impl Housekeeping {
 fn watch_clock(part: &VcpuPart) {
     if let Some(clock) = tsc::clock_ns() {
         if clock < part.clock_ns.load(Relaxed) {
-            part.clock_backwards
-                .store(part.clock_backwards.load(Relaxed) + 1, Relaxed);
+            part.clock_backwards.store(part.clock_backwards.load(Relaxed) + 1, Relaxed);
         }
         part.clock_ns.store(clock, Relaxed);
     }

@@ -31,10 +31,7 @@ pub enum Step {
 impl Checker {
     /// A check from the image's first page.
     pub fn new() -> Self {
-        Self {
-            page: (&raw const image_start).addr() / PAGE_SIZE,
-            hash: 0,
-        }
+        Self { page: (&raw const image_start).addr() / PAGE_SIZE, hash: 0 }
     }
 
     fn add_page(&mut self) {
@@ -61,10 +58,7 @@ impl Checker {
         if self.hash == sealed {
             return Step::Right;
         }
-        let stamp = |hash| Stamp {
-            hash,
-            ..Stamp::ZERO
-        };
+        let stamp = |hash| Stamp { hash, ..Stamp::ZERO };
         Step::Wrong(Mismatch {
             kind: MismatchKind::Image,
             page: ((&raw const image_start).addr() / PAGE_SIZE) as u64,

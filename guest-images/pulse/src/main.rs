@@ -1,7 +1,7 @@
 //! `pulse`: Ferry's built-in guest. It proves its own memory and measures its own gaps, on bare metal.
 //!
 //! See `README.md` for the map. Ring 0 is `ring0.s` and nothing else; everything in Rust runs in ring 3, where a KVM
-//! with page-table virtualisation runs it natively. One vCPU is one [`worker::Worker`]; they share no memory that is
+//! with page-table virtualisation runs it natively. One vCPU is one worker (`worker.rs`); they share no memory that is
 //! written after boot.
 #![no_std]
 #![no_main]
@@ -30,9 +30,5 @@ global_asm!(include_str!("ring0.s"), options(att_syntax));
 /// Where ring 0 hands over, once for each vCPU, on a stack of its own.
 #[unsafe(no_mangle)]
 extern "C" fn ring3_main(vcpu: u64, start_info: u64) -> ! {
-    if vcpu == 0 {
-        boot::boot(start_info)
-    } else {
-        worker::run(vcpu as usize)
-    }
+    if vcpu == 0 { boot::boot(start_info) } else { worker::run(vcpu as usize) }
 }

@@ -59,17 +59,12 @@ impl StartInfo {
     fn ram(&self) -> impl Iterator<Item = PageRange> {
         // SAFETY: as in `at`.
         let map = unsafe {
-            core::slice::from_raw_parts(
-                address::<MapEntry>(self.map as usize),
-                self.map_entries as usize,
-            )
+            core::slice::from_raw_parts(address::<MapEntry>(self.map as usize), self.map_entries as usize)
         };
-        map.iter()
-            .filter(|entry| entry.kind == Self::RAM)
-            .map(|entry| PageRange {
-                start: entry.address.div_ceil(PAGE_SIZE as u64),
-                end: (entry.address + entry.bytes).min(LIMIT) / PAGE_SIZE as u64,
-            })
+        map.iter().filter(|entry| entry.kind == Self::RAM).map(|entry| PageRange {
+            start: entry.address.div_ceil(PAGE_SIZE as u64),
+            end: (entry.address + entry.bytes).min(LIMIT) / PAGE_SIZE as u64,
+        })
     }
 }
 
@@ -102,10 +97,7 @@ pub fn divide(info: &StartInfo, working_set_bytes: u64) -> Option<Layout> {
     let total: u64 = info.ram().map(|ram| ram.len()).sum();
     let working_set = (working_set_bytes / PAGE_SIZE as u64).min(total);
     let table_pages = (working_set * 8).div_ceil(PAGE_SIZE as u64);
-    let table = PageRange {
-        start: image.end,
-        end: image.end + table_pages,
-    };
+    let table = PageRange { start: image.end, end: image.end + table_pages };
 
     // SAFETY: these pages are RAM that nothing uses: not image, telemetry or table, and what firmware and boot protocol
     // left there has been read. Each vCPU gets its own indices.
@@ -114,21 +106,12 @@ pub fn divide(info: &StartInfo, working_set_bytes: u64) -> Option<Layout> {
     for ram in info.ram().filter(|ram| ram.end > image.start) {
         map_above_4_gib(ram.end);
         table_fits |= ram.start <= table.start && table.end < ram.end;
-        owned.push(PageRange {
-            start: ram.start.max(table.end),
-            end: ram.end,
-        });
+        owned.push(PageRange { start: ram.start.max(table.end), end: ram.end });
     }
     for ram in info.ram() {
         // Page 0 stays out: a null pointer's page is not worth a special case.
-        owned.push(PageRange {
-            start: ram.start.max(1),
-            end: ram.end.min(telemetry.start),
-        });
-        owned.push(PageRange {
-            start: ram.start.max(telemetry.end),
-            end: ram.end.min(image.start),
-        });
+        owned.push(PageRange { start: ram.start.max(1), end: ram.end.min(telemetry.start) });
+        owned.push(PageRange { start: ram.start.max(telemetry.end), end: ram.end.min(image.start) });
     }
     if !table_fits {
         return None;

@@ -21,17 +21,8 @@ impl Schedule {
             DirtyRate::PagesPerSecond(0) => u64::MAX,
             DirtyRate::PagesPerSecond(rate) => ((tsc_khz * 1_000 * line.vcpus) << 8) / rate,
         };
-        let next = if period == u64::MAX {
-            u64::MAX
-        } else {
-            period / line.vcpus * (vcpu as u64 + 1)
-        };
-        Self {
-            start: now,
-            period,
-            next,
-            patience: (tsc_khz * 10) << 8,
-        }
+        let next = if period == u64::MAX { u64::MAX } else { period / line.vcpus * (vcpu as u64 + 1) };
+        Self { start: now, period, next, patience: (tsc_khz * 10) << 8 }
     }
 
     /// Whether a page is due.
@@ -53,10 +44,6 @@ impl Schedule {
     /// TSC when the next page is due.
     #[inline]
     pub fn next_tsc(&self) -> u64 {
-        if self.next == u64::MAX {
-            u64::MAX
-        } else {
-            self.start + (self.next >> 8)
-        }
+        if self.next == u64::MAX { u64::MAX } else { self.start + (self.next >> 8) }
     }
 }

@@ -44,22 +44,11 @@ impl Registers {
     pub fn new(part: &VcpuPart) -> Self {
         let width = width();
         part.register_bytes.store(width as u64, Relaxed);
-        Self {
-            loaded: File([0; WORDS]),
-            stored: File([0; WORDS]),
-            width,
-        }
+        Self { loaded: File([0; WORDS]), stored: File([0; WORDS]), width }
     }
 
     /// Spins until `deadline`, or until a step took `floor` ticks or more; then compares the registers.
-    pub fn spin(
-        &mut self,
-        part: &VcpuPart,
-        vcpu: usize,
-        previous: u64,
-        deadline: u64,
-        floor: u64,
-    ) -> Spun {
+    pub fn spin(&mut self, part: &VcpuPart, vcpu: usize, previous: u64, deadline: u64, floor: u64) -> Spun {
         let words = match self.width {
             Width::Xmm => 32,
             Width::Ymm => 64,
@@ -86,12 +75,9 @@ impl Registers {
         let wrong = (0..words).find(|i| self.loaded.0[*i] != self.stored.0[*i]);
         if let Some(word) = wrong {
             part.register_error_word.store(word as u64, Relaxed);
-            part.register_error_expected
-                .store(self.loaded.0[word], Relaxed);
-            part.register_error_found
-                .store(self.stored.0[word], Relaxed);
-            part.register_errors
-                .store(part.register_errors.load(Relaxed) + 1, Relaxed);
+            part.register_error_expected.store(self.loaded.0[word], Relaxed);
+            part.register_error_found.store(self.stored.0[word], Relaxed);
+            part.register_errors.store(part.register_errors.load(Relaxed) + 1, Relaxed);
         }
     }
 }

@@ -16,9 +16,7 @@ static kvmclock: KvmClock = KvmClock([const { AtomicU64::new(0) }; 8]);
 
 /// The TSC's frequency in kHz.
 pub fn khz(told: Option<u64>) -> u64 {
-    told.or_else(from_kvmclock)
-        .or_else(from_cpuid)
-        .unwrap_or_else(from_timer)
+    told.or_else(from_kvmclock).or_else(from_cpuid).unwrap_or_else(from_timer)
 }
 
 /// kvmclock says how to make nanoseconds of ticks: `(ticks << shift) * mul / 2^32`.
@@ -29,11 +27,7 @@ fn from_kvmclock() -> Option<u64> {
         return None;
     }
     let khz = (1_000_000u64 << 32) / mul;
-    Some(if shift < 0 {
-        khz << -shift
-    } else {
-        khz >> shift
-    })
+    Some(if shift < 0 { khz << -shift } else { khz >> shift })
 }
 
 /// The guest's clock in nanoseconds; `None` without kvmclock, or while KVM writes the page.
@@ -42,11 +36,7 @@ pub fn clock_ns() -> Option<u64> {
     let word = kvmclock.0[3].load(Relaxed);
     let (mul, shift) = (word & 0xffff_ffff, (word >> 32) as i8);
     let ticks = rdtsc().wrapping_sub(kvmclock.0[1].load(Relaxed));
-    let scaled = if shift < 0 {
-        ticks >> -shift
-    } else {
-        ticks << shift
-    };
+    let scaled = if shift < 0 { ticks >> -shift } else { ticks << shift };
     let elapsed = ((u128::from(scaled) * u128::from(mul)) >> 32) as u64;
     let clock = kvmclock.0[2].load(Acquire).wrapping_add(elapsed);
     let unchanged = kvmclock.0[0].load(Acquire) as u32 == version;

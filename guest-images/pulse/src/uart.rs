@@ -19,6 +19,8 @@ pub fn init() {
     outb(INTERRUPT_ENABLE, 0);
     outb(LINE_CONTROL, 0x03);
     outb(FIFO_CONTROL, 0x07);
+    // What was typed before boot goes; QEMU takes no more input until the data register has been read once.
+    inb(DATA);
     outb(MODEM_CONTROL, 0x0b); // OUT2 connects the interrupt line
     outb(INTERRUPT_ENABLE, 0x01);
 }

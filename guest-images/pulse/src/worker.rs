@@ -43,11 +43,7 @@ pub fn run(vcpu: usize) -> ! {
         while guest::telemetry().header.phase.load(SeqCst) < Phase::Filling as u64 {}
     }
     let guest = guest::get();
-    let content = Content {
-        seed: guest.line.seed,
-        fill: guest.line.fill,
-        filled_pages: guest.filled_pages,
-    };
+    let content = Content { seed: guest.line.seed, fill: guest.line.fill, filled_pages: guest.filled_pages };
     let slice = guest.slice(guest.working_set, vcpu);
     // SAFETY: `run` is called once for each vCPU.
     let table = unsafe { guest.table(vcpu) };
@@ -56,14 +52,7 @@ pub fn run(vcpu: usize) -> ! {
         guest,
         part,
         clock: StepClock::new(part, rdtsc(), guest.tsc_khz, guest.line.gap_threshold_us),
-        writer: Writer::new(
-            guest.owned,
-            table,
-            slice,
-            vcpu as u64,
-            content,
-            guest.line.pattern,
-        ),
+        writer: Writer::new(guest.owned, table, slice, vcpu as u64, content, guest.line.pattern),
         registers: Registers::new(part),
         check: None,
         next_poll: 0,
@@ -101,10 +90,7 @@ impl Worker {
         let header = &telemetry.header;
         if let Some(housekeeping) = &mut self.housekeeping {
             let all = &telemetry.vcpus[..self.guest.line.vcpus as usize];
-            while all
-                .iter()
-                .any(|part| part.phase.load(SeqCst) != Phase::Running as u64)
-            {
+            while all.iter().any(|part| part.phase.load(SeqCst) != Phase::Running as u64) {
                 crate::failure::report_others();
                 self.clock.step(rdtsc(), Activity::Fill);
             }
@@ -134,9 +120,7 @@ impl Worker {
             if due {
                 schedule.done(now);
                 self.writer.write_next();
-                self.part
-                    .pages_written
-                    .store(self.writer.sequence(), Relaxed);
+                self.part.pages_written.store(self.writer.sequence(), Relaxed);
                 self.clock.step(rdtsc(), Activity::Write);
             }
             // A check goes on between writes, however fast they come.
@@ -160,16 +144,12 @@ impl Worker {
     fn idle(&mut self, deadline: u64) {
         if self.guest.line.idle == Idle::Halt {
             cpu::halt();
-            self.part
-                .halts
-                .store(self.part.halts.load(Relaxed) + 1, Relaxed);
+            self.part.halts.store(self.part.halts.load(Relaxed) + 1, Relaxed);
             self.clock.step(rdtsc(), Activity::Halt);
         } else {
             let previous = self.clock.last_tsc();
             let floor = self.clock.floor_ticks();
-            let spun = self
-                .registers
-                .spin(self.part, self.vcpu, previous, deadline, floor);
+            let spun = self.registers.spin(self.part, self.vcpu, previous, deadline, floor);
             self.clock.measure(spun.previous, spun.now, Activity::Spin);
         }
     }
@@ -184,10 +164,7 @@ impl Worker {
         }
         let host_request = telemetry.requests.check.load(Relaxed);
         let own_request = telemetry.header.own_checks.load(Relaxed);
-        let done = (
-            self.part.check_done.load(Relaxed),
-            self.part.own_check_done.load(Relaxed),
-        );
+        let done = (self.part.check_done.load(Relaxed), self.part.own_check_done.load(Relaxed));
         if self.check.is_none() && (host_request, own_request) != done {
             let share = self.guest.slice(self.guest.rest(), self.vcpu);
             let checker = Checker::new(&self.writer, share);

@@ -26,8 +26,7 @@ fn a_bad_command_line_ends_the_guest_with_a_reason() {
     let Some(mut machine) = Machine::start_with("pulse fill=ones", 32 * MIB) else {
         return;
     };
-    machine
-        .wait_for_line("pulse: failed: command line: `fill=ones`: expected zeros, random or text");
+    machine.wait_for_line("pulse: failed: command line: `fill=ones`: expected zeros, random or text");
     assert_eq!(machine.wait_for_exit(), 101);
 }
 
@@ -38,9 +37,6 @@ fn a_missing_vcpu_ends_the_guest_with_a_reason() {
     };
     machine.wait_for_line("pulse: failed: vCPU 1 does not start");
     let bytes = machine.read(TELEMETRY_ADDRESS, telemetry::TELEMETRY_BYTES);
-    assert_eq!(
-        telemetry::Snapshot::parse(&bytes).unwrap().phase,
-        Phase::Failed
-    );
+    assert_eq!(telemetry::Snapshot::parse(&bytes).unwrap().phase, Phase::Failed);
     assert_eq!(machine.wait_for_exit(), 101);
 }

@@ -8,10 +8,7 @@ use crate::{MIB, line};
 
 #[test]
 fn damage_is_found_and_named() {
-    let line = CommandLine {
-        dirty_rate: DirtyRate::PagesPerSecond(0),
-        ..line(1)
-    };
+    let line = CommandLine { dirty_rate: DirtyRate::PagesPerSecond(0), ..line(1) };
     let Some(mut machine) = Machine::start(32 * MIB, &line) else {
         return;
     };
@@ -28,15 +25,9 @@ fn damage_is_found_and_named() {
 
     assert_eq!(machine.check().errors, 3);
     let snapshot = machine.snapshot();
-    let found: Vec<_> = snapshot
-        .named_errors()
-        .map(|error| (error.page, error.kind))
-        .collect();
-    let expected = [
-        (page, MismatchKind::Lost),
-        (page + 1, MismatchKind::Torn),
-        (page + 2, MismatchKind::Misplaced),
-    ];
+    let found: Vec<_> = snapshot.named_errors().map(|error| (error.page, error.kind)).collect();
+    let expected =
+        [(page, MismatchKind::Lost), (page + 1, MismatchKind::Torn), (page + 2, MismatchKind::Misplaced)];
     assert_eq!(found, expected);
     // The guest itself tells whoever looks at its console.
     machine.wait_for_line("lost: all zero, expected the fill");
@@ -44,16 +35,11 @@ fn damage_is_found_and_named() {
 
 #[test]
 fn a_page_that_falls_back_is_stale() {
-    let line = CommandLine {
-        pattern: Pattern::Sequential,
-        ..line(2)
-    };
+    let line = CommandLine { pattern: Pattern::Sequential, ..line(2) };
     let Some(mut machine) = Machine::start(32 * MIB, &line) else {
         return;
     };
-    machine.wait_until("two rounds of the working set", |now| {
-        now.pages_written() > 2_100
-    });
+    machine.wait_until("two rounds of the working set", |now| now.pages_written() > 2_100);
     // The image ends below 4 MiB, and the working set is the first memory after it and the table.
     let address = 4 * MIB;
     let old = machine.read(address, 4096);
@@ -69,10 +55,7 @@ fn a_page_that_falls_back_is_stale() {
     }
     let snapshot = machine.snapshot();
     let error = snapshot.named_errors().next().expect("a stale page");
-    assert_eq!(
-        (error.kind, error.page),
-        (MismatchKind::Stale, address / 4096)
-    );
+    assert_eq!((error.kind, error.page), (MismatchKind::Stale, address / 4096));
     assert!(error.found.sequence < error.expected.sequence, "{error}");
     assert_eq!(error.found.page, error.expected.page);
 }

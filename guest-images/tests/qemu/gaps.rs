@@ -25,11 +25,7 @@ fn a_pause_is_a_gap_of_the_epoch_it_falls_in() {
     let (_, gap) = snapshot.longest_gap_since(since).expect("a gap");
     assert!(snapshot.duration(gap.ticks) >= pause, "{gap:?}");
     for vcpu in &snapshot.vcpus {
-        assert!(
-            snapshot.duration(vcpu.longest_gaps[0].ticks) >= pause,
-            "vCPU {}",
-            vcpu.number
-        );
+        assert!(snapshot.duration(vcpu.longest_gaps[0].ticks) >= pause, "vCPU {}", vcpu.number);
         assert_eq!((vcpu.tsc_backwards, vcpu.register_errors), (0, 0));
         assert!(vcpu.register_checks > 0);
     }
@@ -43,10 +39,7 @@ fn a_pause_is_a_gap_of_the_epoch_it_falls_in() {
     machine.wait_until("the next epoch", |snapshot| snapshot.in_gap_epoch(2));
     let snapshot = machine.snapshot();
     for vcpu in &snapshot.vcpus {
-        let from_before = vcpu
-            .longest_gaps
-            .iter()
-            .find(|gap| gap.end_tsc() < vcpu.gap_epoch_tsc);
+        let from_before = vcpu.longest_gaps.iter().find(|gap| gap.end_tsc() < vcpu.gap_epoch_tsc);
         assert_eq!(from_before, None, "vCPU {}", vcpu.number);
     }
 }

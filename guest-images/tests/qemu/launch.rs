@@ -18,16 +18,7 @@ pub enum Accelerator {
 
 impl Accelerator {
     pub fn best() -> Self {
-        if File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-            .is_ok()
-        {
-            Self::Kvm
-        } else {
-            Self::Tcg
-        }
+        if File::options().read(true).write(true).open("/dev/kvm").is_ok() { Self::Kvm } else { Self::Tcg }
     }
 
     const fn arguments(self) -> &'static [&'static str] {
@@ -49,9 +40,7 @@ pub enum MachineKind {
 impl MachineKind {
     const fn argument(self) -> &'static str {
         match self {
-            Self::Microvm => {
-                "microvm,acpi=off,pit=on,pic=on,isa-serial=on,rtc=on,memory-backend=memory"
-            }
+            Self::Microvm => "microvm,acpi=off,pit=on,pic=on,isa-serial=on,rtc=on,memory-backend=memory",
             Self::Q35 => "q35,memory-backend=memory",
             Self::Pc => "pc,memory-backend=memory",
         }
@@ -75,54 +64,19 @@ pub fn launch(
     line: &str,
 ) -> Option<Launched> {
     let shm = Path::new("/dev/shm");
-    let directory = if shm.is_dir() {
-        tempfile::tempdir_in(shm)
-    } else {
-        tempfile::tempdir()
-    }
-    .unwrap();
-    let (image, memory) = (
-        directory.path().join("pulse"),
-        directory.path().join("memory"),
-    );
+    let directory = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
+    let (image, memory) = (directory.path().join("pulse"), directory.path().join("memory"));
     std::fs::write(&image, IMAGE).unwrap();
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&memory)
-        .unwrap();
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(&memory).unwrap();
     file.set_len(memory_bytes).unwrap();
-    let backend = format!(
-        "memory-backend-file,id=memory,share=on,size={memory_bytes},mem-path={}",
-        memory.display()
-    );
+    let backend =
+        format!("memory-backend-file,id=memory,share=on,size={memory_bytes},mem-path={}", memory.display());
     let spawned = Command::new(QEMU)
         .args(by.arguments())
         .args(["-M", kind.argument(), "-object", &backend])
-        .args([
-            "-m",
-            &format!("{}M", memory_bytes >> 20),
-            "-smp",
-            &vcpus.to_string(),
-        ])
-        .args([
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-            "-display",
-            "none",
-            "-serial",
-            "stdio",
-        ])
-        .args([
-            "-device",
-            "isa-debug-exit,iobase=0xf4,iosize=4",
-            "-append",
-            line,
-            "-kernel",
-        ])
+        .args(["-m", &format!("{}M", memory_bytes >> 20), "-smp", &vcpus.to_string()])
+        .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"])
+        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-append", line, "-kernel"])
         .arg(&image)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -132,16 +86,9 @@ pub fn launch(
         Ok(qemu) => qemu,
         Err(error) => {
             let thread = std::thread::current();
-            eprintln!(
-                "SKIPPED {}: cannot run {QEMU}: {error}",
-                thread.name().unwrap_or("a test")
-            );
+            eprintln!("SKIPPED {}: cannot run {QEMU}: {error}", thread.name().unwrap_or("a test"));
             return None;
         }
     };
-    Some(Launched {
-        qemu,
-        memory: file,
-        directory,
-    })
+    Some(Launched { qemu, memory: file, directory })
 }

@@ -32,12 +32,7 @@ pub struct Machine {
 
 impl Machine {
     pub fn start(memory_bytes: u64, line: &CommandLine) -> Option<Self> {
-        Self::start_as(
-            MachineKind::Microvm,
-            Accelerator::best(),
-            memory_bytes,
-            line,
-        )
+        Self::start_as(MachineKind::Microvm, Accelerator::best(), memory_bytes, line)
     }
 
     pub fn start_as(
@@ -50,44 +45,18 @@ impl Machine {
     }
 
     pub fn start_with(line: &str, memory_bytes: u64) -> Option<Self> {
-        Self::spawn(
-            MachineKind::Microvm,
-            Accelerator::best(),
-            memory_bytes,
-            1,
-            line,
-        )
+        Self::spawn(MachineKind::Microvm, Accelerator::best(), memory_bytes, 1, line)
     }
 
-    fn spawn(
-        kind: MachineKind,
-        by: Accelerator,
-        memory_bytes: u64,
-        vcpus: u64,
-        line: &str,
-    ) -> Option<Self> {
-        let Launched {
-            mut qemu,
-            memory,
-            directory,
-        } = launch(kind, by, memory_bytes, vcpus, line)?;
+    fn spawn(kind: MachineKind, by: Accelerator, memory_bytes: u64, vcpus: u64, line: &str) -> Option<Self> {
+        let Launched { mut qemu, memory, directory } = launch(kind, by, memory_bytes, vcpus, line)?;
         let (sender, lines) = channel();
         let output = BufReader::new(qemu.stdout.take().unwrap());
         std::thread::spawn(move || {
-            output
-                .lines()
-                .map_while(Result::ok)
-                .try_for_each(|line| sender.send(line))
+            output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
         let console = qemu.stdin.take().unwrap();
-        Some(Self {
-            qemu,
-            console,
-            lines,
-            seen: Vec::new(),
-            memory,
-            _directory: directory,
-        })
+        Some(Self { qemu, console, lines, seen: Vec::new(), memory, _directory: directory })
     }
 
     /// Guest memory below 3 GiB lies in the file as it lies in the guest.
@@ -114,10 +83,7 @@ impl Machine {
                 state => {
                     assert!(start.elapsed() < PATIENCE, "no {what}: {state:?}");
                     if let Some(status) = self.qemu.try_wait().unwrap() {
-                        panic!(
-                            "no {what}: QEMU ended with {status}, console {:?}",
-                            self.drain()
-                        );
+                        panic!("no {what}: QEMU ended with {status}, console {:?}", self.drain());
                     }
                 }
             }
@@ -140,10 +106,7 @@ impl Machine {
     /// Stops all of QEMU's threads for a while.
     pub fn pause_for(&self, pause: Duration) {
         for (signal, wait) in [("-STOP", pause), ("-CONT", Duration::ZERO)] {
-            let status = Command::new("kill")
-                .args([signal, &self.qemu.id().to_string()])
-                .status()
-                .unwrap();
+            let status = Command::new("kill").args([signal, &self.qemu.id().to_string()]).status().unwrap();
             assert!(status.success());
             std::thread::sleep(wait);
         }
