@@ -58,17 +58,6 @@ fn main() {
         if !state.is_empty() {
             next.restore(&state).expect("restores");
         }
-        if std::env::var("WARM").is_ok() {
-            // run another guest first via private hack
-            let mut scratch = Vm::new(&config, &cpu).expect("m");
-            scratch.boot(&elf::elf(COUNT), "", None).expect("boots");
-            scratch.start();
-            wait_for_progress(&scratch);
-            scratch.pause().unwrap();
-        }
-        if std::env::var("SLEEP").is_ok() {
-            std::thread::sleep(Duration::from_millis(20));
-        }
         let gap = Instant::now();
         figures.time("pause", || vm.pause().expect("pauses"));
         state = figures.time("save", || vm.save().expect("saves"));
@@ -80,13 +69,6 @@ fn main() {
             next.start();
             wait_for_progress(&next);
         });
-        if std::env::var("TWICE").is_ok() {
-            next.pause().unwrap();
-            figures.time("restart -> progress", || {
-                next.start();
-                wait_for_progress(&next);
-            });
-        }
         figures.add("pause .. progress, without memory", gap.elapsed() - copying);
         let last = std::mem::replace(&mut vm, next);
         figures.time("drop", || drop(last));
@@ -104,7 +86,7 @@ fn counter(vm: &Vm) -> u32 {
 fn wait_for_progress(vm: &Vm) {
     let before = counter(vm);
     while counter(vm) == before {
-        std::thread::yield_now();
+        std::hint::spin_loop();
     }
 }
 

@@ -48,7 +48,7 @@ pub use memory::{
     AccessError, AdviseError, DirtyLogError, GuestMemory, HIGH_MEMORY_START, LOW_MEMORY_END, MapError,
     PAGE_BYTES, ResidentError,
 };
-pub use missing::{MissingPages, MissingPagesError, PageFault};
+pub use missing::{MissingPages, MissingPagesError, PageFault, StagingBlock};
 pub use state::{DecodeError, FORMAT_VERSION, MAX_STATE_BYTES, SectionError};
 pub use vcpu::VcpuCreateError;
 pub use vcpu::state::VcpuRestoreError;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{COUNT, COUNTER_AT, PATIENCE, booted, machine, machine_of, read_u32, until, until_counting};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vmm::{Event, MissingPages, MissingPagesError, PAGE_BYTES, PageFault, Vm};
+use vmm::{Event, MissingPages, MissingPagesError, PAGE_BYTES, PageFault, StagingBlock, Vm};
 
 /// Writes into each page from 2 to 12 MiB its address, says so with a 1 at 0x200000, waits for a 1 at 0x200004, and exits
 /// with 7 if all pages still have theirs.
@@ -142,6 +142,38 @@ fn a_present_page_is_never_overwritten() {
     missing.close().expect("closes");
     assert_eq!(page_of(&vm, 100), vec![0; page]);
     MissingPages::open(vm.memory()).expect("opens again").close().expect("closes");
+}
+
+#[test]
+fn a_block_is_moved_whole_or_around_what_is_present() {
+    if !common::has_missing_pages("a_block_is_moved_whole_or_around_what_is_present") {
+        return;
+    }
+    let vm = machine();
+    let missing = MissingPages::open(vm.memory()).expect("opens");
+    let mut block = StagingBlock::new().expect("a block");
+    let pages = StagingBlock::BYTES / PAGE_BYTES;
+    let fill = |block: &mut StagingBlock, by: u8| {
+        for (index, page) in block.bytes_mut().chunks_mut(PAGE_BYTES as usize).enumerate() {
+            page.fill(index as u8 ^ by);
+        }
+    };
+    fill(&mut block, 1);
+    assert_eq!(missing.install_block(0, &mut block).expect("installs"), pages);
+    fill(&mut block, 2);
+    assert_eq!(missing.install_block(0, &mut block).expect("installs"), 0, "all present");
+    missing.install(2 * pages + 7, &vec![9; PAGE_BYTES as usize]).expect("installs");
+    fill(&mut block, 3);
+    assert_eq!(missing.install_block(2 * pages, &mut block).expect("installs"), pages - 1);
+    fill(&mut block, 4);
+    assert_eq!(missing.install_block(pages, &mut block).expect("installs"), pages);
+    let first_byte = |page: u64| page_of(&vm, page)[100];
+    for page in 0..pages {
+        assert_eq!(first_byte(page), page as u8 ^ 1);
+        assert_eq!(first_byte(pages + page), page as u8 ^ 4);
+        assert_eq!(first_byte(2 * pages + page), if page == 7 { 9 } else { page as u8 ^ 3 });
+    }
+    missing.close().expect("closes");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Guest memory: one contiguous host mapping, dense page numbers, and the record of who wrote what.
 //!
-//! - [`layout`](self::layout) says where memory lies for the guest;
+//! - `layout` says where memory lies for the guest;
 //! - [`GuestMemory`] is the memory itself;
 //! - `bitmap` records what the VMM wrote, `dirty_log` joins that with KVM's log;
 //! - `resident` tells pages that were ever backed from those that are still nothing but zeros.
@@ -23,7 +23,7 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap, GuestRegionMmap};
 
 use self::bitmap::{AtomicPageBits, RegionBits};
-use self::mapping::Mapping;
+pub(crate) use self::mapping::Mapping;
 use crate::config::Backing;
 use crate::missing::Userfault;
 

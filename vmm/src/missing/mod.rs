@@ -25,8 +25,10 @@ use self::uffd::{MESSAGE_BYTES, Uffd};
 use crate::memory::{GuestMemory, PAGE_BYTES};
 
 pub(crate) use self::served::Userfault;
+pub use self::staging::StagingBlock;
 
 mod served;
+mod staging;
 
 /// Faults read by one call: 2 KiB of stack.
 const FAULTS_PER_READ: usize = 64;
@@ -140,6 +142,7 @@ impl MissingPages {
     pub fn install(&self, first_page: u64, bytes: &[u8]) -> Result<u64, MissingPagesError> {
         let length = bytes.len() as u64;
         assert!(length.is_multiple_of(PAGE_BYTES), "{length} bytes are not whole pages");
+        self.userfault.begin(first_page, length);
         self.advance(first_page, length, |offset, to| {
             self.userfault.uffd().copy(to, &bytes[offset as usize..])
         })
@@ -148,7 +151,33 @@ impl MissingPages {
     /// As [`install`](Self::install), with zeros.
     pub fn install_zeros(&self, first_page: u64, pages: u64) -> Result<u64, MissingPagesError> {
         let length = pages * PAGE_BYTES;
+        self.userfault.begin(first_page, length);
         self.advance(first_page, length, |offset, to| self.userfault.uffd().zero(to..to + length - offset))
+    }
+
+    /// Installs a whole block from `first_page` on, which must be a multiple of 512, by moving its pages instead of
+    /// copying them, and wakes who waits. Pages that are present are left alone. What the block holds afterwards is
+    /// unspecified: fill all of it again. Copies where the kernel cannot move (before Linux 6.8), and where some page of
+    /// the block's place is present already, as a block can then not be moved in one piece. Returns the pages newly
+    /// installed.
+    pub fn install_block(&self, first_page: u64, block: &mut StagingBlock) -> Result<u64, MissingPagesError> {
+        assert!(
+            first_page.is_multiple_of(StagingBlock::BYTES / PAGE_BYTES),
+            "page {first_page} is no border of blocks"
+        );
+        if !self.userfault.uffd().can_move || self.userfault.is_begun(first_page) {
+            return self.install(first_page, block.bytes());
+        }
+        let from = block.range();
+        let installed = self.advance(first_page, StagingBlock::BYTES, |offset, to| {
+            // SAFETY: the block is private memory that is borrowed mutably here, so nobody has a reference to its bytes.
+            unsafe { self.userfault.uffd().move_pages(to, from.start + offset, StagingBlock::BYTES - offset) }
+        })?;
+        if installed < StagingBlock::BYTES / PAGE_BYTES {
+            // A fault was served in between. Its page stayed behind, and what holds a single page is not moved whole.
+            block.empty().map_err(|source| MissingPagesError::Install { page: first_page, source })?;
+        }
+        Ok(installed)
     }
 
     /// Wakes who waits for `pages` without installing them; a page still missing faults again.

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use linux_raw_sys::general::{UFFD_EVENT_PAGEFAULT, UFFD_PAGEFAULT_FLAG_WRITE};
 
 use super::PageFault;
 use super::uffd::{MESSAGE_BYTES, Uffd};
+use crate::config::HUGE_PAGE_BYTES;
 use crate::memory::PAGE_BYTES;
 
 /// A userfaultfd and the host addresses registered with it.
@@ -14,11 +16,32 @@ use crate::memory::PAGE_BYTES;
 pub(crate) struct Userfault {
     uffd: Uffd,
     range: Range<u64>,
+    /// Blocks of which single pages were installed: one flag for each 2 MiB.
+    begun: Box<[AtomicBool]>,
 }
 
 impl Userfault {
     pub(super) fn new(uffd: Uffd, range: Range<u64>) -> Self {
-        Userfault { uffd, range }
+        let blocks = (range.end - range.start).div_ceil(HUGE_PAGE_BYTES);
+        Userfault { uffd, range, begun: (0..blocks).map(|_| AtomicBool::new(false)).collect() }
+    }
+
+    /// Notes that single pages are installed from `first_page` on, for `bytes`.
+    pub(super) fn begin(&self, first_page: u64, bytes: u64) {
+        let start = first_page.saturating_mul(PAGE_BYTES);
+        let end = start.saturating_add(bytes.saturating_sub(1));
+        for block in start / HUGE_PAGE_BYTES..=end / HUGE_PAGE_BYTES {
+            if let Some(flag) = self.begun.get(block as usize) {
+                // Only a hint on the faster way; both ways are right.
+                flag.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Whether single pages of the block at `first_page` were installed.
+    pub(super) fn is_begun(&self, first_page: u64) -> bool {
+        let block = first_page * PAGE_BYTES / HUGE_PAGE_BYTES;
+        self.begun.get(block as usize).is_none_or(|flag| flag.load(Ordering::Relaxed))
     }
 
     pub(super) fn uffd(&self) -> &Uffd {

@@ -16,6 +16,8 @@ const USERFAULTFD_IOC_NEW: u32 = 0xaa << 8;
 // include/uapi/linux/userfaultfd.h: UFFDIO_MOVE = _IOWR(UFFDIO, 0x05, struct uffdio_move)
 const UFFDIO_MOVE: u32 = 3 << 30 | (size_of::<uffdio_move>() as u32) << 16 | 0xaa << 8 | 0x05;
 const _: () = assert!(UFFDIO_MOVE == 0xc028_aa05);
+// include/uapi/linux/userfaultfd.h: an absent source page installs nothing and is no error
+const UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES: u64 = 1 << 1;
 /// Bytes of one message of the kernel.
 pub(super) const MESSAGE_BYTES: usize = 32;
 const _: () = assert!(size_of::<uffd_msg>() == MESSAGE_BYTES);
@@ -116,7 +118,8 @@ impl Uffd {
     /// `from..from + bytes` is private anonymous memory that the caller owns and that no Rust reference points to: it is
     /// absent afterwards.
     pub(super) unsafe fn move_pages(&self, to: u64, from: u64, bytes: u64) -> io::Result<u64> {
-        let mut ask = uffdio_move { dst: to, src: from, len: bytes, mode: 0, move_: 0 };
+        let mut ask =
+            uffdio_move { dst: to, src: from, len: bytes, mode: UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES, move_: 0 };
         // SAFETY: the source is the caller's, as the contract says; the destination as for `copy`.
         let done = unsafe { self.call(UFFDIO_MOVE, &mut ask) };
         partly(done, ask.move_)
