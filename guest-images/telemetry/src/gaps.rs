@@ -98,11 +98,7 @@ impl GapRecord {
             return None;
         }
         let activity = Activity::from_word(words[2])?;
-        Some(Gap {
-            start_tsc: words[0],
-            ticks: words[1],
-            activity,
-        })
+        Some(Gap { start_tsc: words[0], ticks: words[1], activity })
     }
 }
 
@@ -150,9 +146,7 @@ impl<'a> StepClock<'a> {
     #[inline]
     pub fn step(&mut self, now: u64, activity: Activity) {
         let heartbeat = self.part.heartbeat.load(Relaxed);
-        self.part
-            .heartbeat
-            .store(heartbeat.wrapping_add(1), Relaxed);
+        self.part.heartbeat.store(heartbeat.wrapping_add(1), Relaxed);
         self.part.step_tsc.store(now, Relaxed);
         self.measure(self.last_tsc, now, activity);
     }
@@ -165,11 +159,7 @@ impl<'a> StepClock<'a> {
         if now < previous {
             add(&self.part.tsc_backwards, 1);
         } else if now - previous >= self.floor_ticks {
-            self.record(&Gap {
-                start_tsc: previous,
-                ticks: now - previous,
-                activity,
-            });
+            self.record(&Gap { start_tsc: previous, ticks: now - previous, activity });
         }
     }
 
@@ -202,11 +192,7 @@ impl<'a> StepClock<'a> {
             self.part.recent_gaps[slot].store(gap);
             add(&self.part.gaps, 1);
         }
-        let shortest = self
-            .part
-            .longest_gaps
-            .iter()
-            .min_by_key(|record| record.ticks.load(Relaxed));
+        let shortest = self.part.longest_gaps.iter().min_by_key(|record| record.ticks.load(Relaxed));
         if let Some(record) = shortest
             && record.ticks.load(Relaxed) < gap.ticks
         {

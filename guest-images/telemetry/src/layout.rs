@@ -197,11 +197,7 @@ impl ErrorRecord {
     /// Decodes words and seal; `None` while empty, or torn.
     #[must_use]
     pub fn decode(words: &[u64; Mismatch::WORDS], seal: u64) -> Option<Mismatch> {
-        if seal == crate::words::seal(words) {
-            Mismatch::from_words(words)
-        } else {
-            None
-        }
+        if seal == crate::words::seal(words) { Mismatch::from_words(words) } else { None }
     }
 }
 

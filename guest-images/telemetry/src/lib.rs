@@ -27,8 +27,8 @@ mod words;
 
 pub use command_line::{CommandLine, DirtyRate, Idle};
 pub use layout::{
-    CHECK_REQUEST_ADDRESS, GAP_EPOCH_ADDRESS, MAX_VCPUS, Phase, STOP_REQUEST_ADDRESS,
-    TELEMETRY_ADDRESS, TELEMETRY_BYTES, Telemetry,
+    CHECK_REQUEST_ADDRESS, GAP_EPOCH_ADDRESS, MAX_VCPUS, Phase, STOP_REQUEST_ADDRESS, TELEMETRY_ADDRESS,
+    TELEMETRY_BYTES, Telemetry,
 };
 pub use oracle::{Fill, PAGE_SIZE, Pattern, Stamp, verify_page};
 #[cfg(feature = "std")]

@@ -93,11 +93,7 @@ impl fmt::Display for ParseError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownKey(word) => write!(f, "unknown guest option `{word}`"),
-            Self::BadValue {
-                key,
-                value,
-                expected,
-            } => write!(f, "`{key}={value}`: expected {expected}"),
+            Self::BadValue { key, value, expected } => write!(f, "`{key}={value}`: expected {expected}"),
         }
     }
 }
@@ -126,12 +122,7 @@ impl CommandLine {
         for (i, word) in text.split_ascii_whitespace().enumerate() {
             let known = match word.split_once('=') {
                 Some((key, value)) => {
-                    line.set(key, value)
-                        .map_err(|expected| ParseError::BadValue {
-                            key,
-                            value,
-                            expected,
-                        })?
+                    line.set(key, value).map_err(|expected| ParseError::BadValue { key, value, expected })?
                 }
                 None => i == 0,
             };
@@ -157,9 +148,7 @@ impl CommandLine {
                 self.dirty_rate = DirtyRate::PagesPerSecond(rate);
             }
             "pattern" => {
-                self.pattern = value
-                    .parse()
-                    .map_err(|()| "sequential, random or hot-cold")?;
+                self.pattern = value.parse().map_err(|()| "sequential, random or hot-cold")?;
             }
             "idle" => {
                 self.idle = match value {
@@ -174,8 +163,7 @@ impl CommandLine {
                 self.tsc_khz = Some(number(value, 1..=100_000_000).ok_or("a frequency in kHz")?);
             }
             "gap-threshold-us" => {
-                self.gap_threshold_us =
-                    number(value, 2..=10_000_000).ok_or("microseconds, from 2")?;
+                self.gap_threshold_us = number(value, 2..=10_000_000).ok_or("microseconds, from 2")?;
             }
             "check" => self.check_seconds = number(value, 0..=86_400).ok_or("seconds")?,
             _ => return Ok(false),
@@ -200,11 +188,7 @@ impl fmt::Display for CommandLine {
             Idle::Spin => "spin",
             Idle::Halt => "halt",
         };
-        write!(
-            f,
-            " pattern={} idle={idle} seed={} vcpus={}",
-            self.pattern, self.seed, self.vcpus
-        )?;
+        write!(f, " pattern={} idle={idle} seed={} vcpus={}", self.pattern, self.seed, self.vcpus)?;
         if let Some(khz) = self.tsc_khz {
             write!(f, " tsc-khz={khz}")?;
         }

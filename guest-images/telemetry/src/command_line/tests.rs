@@ -19,19 +19,13 @@ fn what_is_printed_is_parsed_back() {
         check_seconds: 3,
     };
     assert_eq!(CommandLine::parse(&line.to_string()), Ok(line));
-    assert_eq!(
-        CommandLine::parse(&CommandLine::default().to_string()),
-        Ok(CommandLine::default())
-    );
+    assert_eq!(CommandLine::parse(&CommandLine::default().to_string()), Ok(CommandLine::default()));
 }
 
 #[test]
 fn sizes_have_binary_units() {
     let line = CommandLine::parse("pulse working-set=64KiB fill-bytes=5GiB").unwrap();
-    assert_eq!(
-        (line.working_set_bytes, line.fill_bytes),
-        (65_536, Some(5 << 30))
-    );
+    assert_eq!((line.working_set_bytes, line.fill_bytes), (65_536, Some(5 << 30)));
     assert!(CommandLine::parse("pulse working-set=64MB").is_err());
     assert!(CommandLine::parse("pulse working-set=99999999999GiB").is_err());
 }
@@ -50,15 +44,9 @@ fn bad_values_name_key_value_and_what_was_expected() {
     for (text, message) in [
         ("pulse vcpus=17", "`vcpus=17`: expected 1 to 16"),
         ("pulse vcpus=0", "`vcpus=0`: expected 1 to 16"),
-        (
-            "pulse fill=ones",
-            "`fill=ones`: expected zeros, random or text",
-        ),
+        ("pulse fill=ones", "`fill=ones`: expected zeros, random or text"),
         ("pulse idle=", "`idle=`: expected spin or halt"),
-        (
-            "pulse dirty-rate=-1",
-            "`dirty-rate=-1`: expected pages per second, or max",
-        ),
+        ("pulse dirty-rate=-1", "`dirty-rate=-1`: expected pages per second, or max"),
         ("pulse nonsense", "unknown guest option `nonsense`"),
     ] {
         assert_eq!(CommandLine::parse(text).unwrap_err().to_string(), message);

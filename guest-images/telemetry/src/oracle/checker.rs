@@ -34,10 +34,7 @@ impl Checker {
     /// A check of the writer's slice and of `share`, other pages that no one writes.
     #[must_use]
     pub const fn new(writer: &Writer<'_>, share: PageRange) -> Self {
-        Self {
-            left: writer.slice(),
-            next: Next::Fill(share),
-        }
+        Self { left: writer.slice(), next: Next::Fill(share) }
     }
 
     /// Verifies the next page, or sums some of the table.

@@ -55,11 +55,7 @@ impl Memory {
     /// oracles on two threads, no two may touch the same index.
     #[must_use]
     pub const unsafe fn new(base: *mut u8) -> Self {
-        Self {
-            base,
-            ranges: [PageRange { start: 0, end: 0 }; Self::MAX_RANGES],
-            count: 0,
-        }
+        Self { base, ranges: [PageRange { start: 0, end: 0 }; Self::MAX_RANGES], count: 0 }
     }
 
     /// Appends a range; its pages take the next indices. Ranges beyond [`Memory::MAX_RANGES`] and empty ones are left out.
@@ -104,9 +100,7 @@ impl Memory {
     pub(super) fn page(&self, index: u64) -> (u64, &Page) {
         let number = self.number(index);
         // SAFETY: `number` is in a pushed range, so mapped and no one else's (contract of `new`).
-        (number, unsafe {
-            &*self.base.wrapping_add(number as usize * PAGE_SIZE).cast()
-        })
+        (number, unsafe { &*self.base.wrapping_add(number as usize * PAGE_SIZE).cast() })
     }
 
     /// The same, to be written.
@@ -114,8 +108,6 @@ impl Memory {
     pub(super) fn page_mut(&mut self, index: u64) -> (u64, &mut Page) {
         let number = self.number(index);
         // SAFETY: as in `page`; other threads' copies of this memory touch other indices (contract of `new`).
-        (number, unsafe {
-            &mut *self.base.wrapping_add(number as usize * PAGE_SIZE).cast()
-        })
+        (number, unsafe { &mut *self.base.wrapping_add(number as usize * PAGE_SIZE).cast() })
     }
 }

@@ -112,17 +112,10 @@ impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (page, expected, found) = (self.page, &self.expected, &self.found);
         match self.kind {
-            MismatchKind::Lost => write!(
-                f,
-                "page {page:#x} lost: all zero, expected {}",
-                Who(expected)
-            ),
-            MismatchKind::Stale => write!(
-                f,
-                "page {page:#x} stale: holds {}, expected {}",
-                Who(found),
-                Who(expected)
-            ),
+            MismatchKind::Lost => write!(f, "page {page:#x} lost: all zero, expected {}", Who(expected)),
+            MismatchKind::Stale => {
+                write!(f, "page {page:#x} stale: holds {}, expected {}", Who(found), Who(expected))
+            }
             MismatchKind::Newer => {
                 write!(
                     f,
@@ -139,12 +132,7 @@ impl fmt::Display for Mismatch {
                 Who(expected)
             ),
             MismatchKind::Torn => {
-                write!(
-                    f,
-                    "page {page:#x} torn from byte {}: {} begins it",
-                    self.offset,
-                    Who(expected)
-                )
+                write!(f, "page {page:#x} torn from byte {}: {} begins it", self.offset, Who(expected))
             }
             MismatchKind::Corrupt => write!(
                 f,

@@ -28,22 +28,12 @@ pub struct Stamp {
 
 impl Stamp {
     /// What a page that nobody wrote holds.
-    pub const ZERO: Self = Self {
-        page: 0,
-        sequence: 0,
-        writer: 0,
-        hash: 0,
-    };
+    pub const ZERO: Self = Self { page: 0, sequence: 0, writer: 0, hash: 0 };
 
     /// The stamp of a writer's `sequence`-th write, to `page`.
     #[must_use]
     pub const fn new(seed: u64, page: u64, sequence: u64, writer: u64) -> Self {
-        Self {
-            page,
-            sequence,
-            writer,
-            hash: seal(&[seed, page, sequence, writer]),
-        }
+        Self { page, sequence, writer, hash: seal(&[seed, page, sequence, writer]) }
     }
 
     /// The stamp of a page filled at boot.
@@ -66,12 +56,7 @@ impl Stamp {
             bytes.copy_from_slice(&page[i * 8..i * 8 + 8]);
             u64::from_le_bytes(bytes)
         };
-        Self {
-            page: word(0),
-            sequence: word(1),
-            writer: word(2),
-            hash: word(3),
-        }
+        Self { page: word(0), sequence: word(1), writer: word(2), hash: word(3) }
     }
 
     pub(super) const fn words(&self) -> [u64; 4] {

@@ -89,10 +89,7 @@ impl<'a> Writer<'a> {
         content: Content,
         pattern: Pattern,
     ) -> Self {
-        assert!(
-            table.len() as u64 == slice.len(),
-            "a table entry for each page"
-        );
+        assert!(table.len() as u64 == slice.len(), "a table entry for each page");
         Self {
             memory,
             table,
@@ -177,9 +174,7 @@ impl<'a> Writer<'a> {
         const ENTRIES: usize = 2048;
         let from = self.audit.entries;
         let to = (from + ENTRIES).min(self.table.len());
-        let sum = self.table[from..to]
-            .iter()
-            .fold(self.audit.sum, |sum, entry| sum.wrapping_add(*entry));
+        let sum = self.table[from..to].iter().fold(self.audit.sum, |sum, entry| sum.wrapping_add(*entry));
         self.audit = Audit { entries: to, sum };
         if to < self.table.len() {
             return None;
@@ -188,12 +183,7 @@ impl<'a> Writer<'a> {
         if sum == self.table_sum {
             return Some(Ok(()));
         }
-        let stamp = |sequence| Stamp {
-            page: 0,
-            sequence,
-            writer: self.id,
-            hash: 0,
-        };
+        let stamp = |sequence| Stamp { page: 0, sequence, writer: self.id, hash: 0 };
         Some(Err(Mismatch {
             kind: MismatchKind::Table,
             page: self.table.as_ptr() as u64 / PAGE_SIZE as u64,
@@ -219,8 +209,7 @@ impl<'a> Writer<'a> {
     #[inline]
     fn next_entry(&self) -> u64 {
         let pages = self.slice.len();
-        let random =
-            mix(mix(self.sequence.wrapping_mul(STEP) ^ self.content.seed).wrapping_add(self.id));
+        let random = mix(mix(self.sequence.wrapping_mul(STEP) ^ self.content.seed).wrapping_add(self.id));
         match self.pattern {
             Pattern::Sequential => (self.sequence - 1) % pages,
             Pattern::Random => scale(random, pages),

@@ -31,17 +31,13 @@ pub enum SnapshotError {
 impl fmt::Display for SnapshotError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Truncated { bytes } => write!(
-                f,
-                "telemetry has {TELEMETRY_BYTES} bytes, these are {bytes}"
-            ),
-            Self::NotStarted => {
-                f.write_str("no telemetry here: the guest has not started, or is another")
+            Self::Truncated { bytes } => {
+                write!(f, "telemetry has {TELEMETRY_BYTES} bytes, these are {bytes}")
             }
-            Self::Version { found } => write!(
-                f,
-                "telemetry of version {found}, this program reads {VERSION}"
-            ),
+            Self::NotStarted => f.write_str("no telemetry here: the guest has not started, or is another"),
+            Self::Version { found } => {
+                write!(f, "telemetry of version {found}, this program reads {VERSION}")
+            }
             Self::BadWord { name, value } => {
                 write!(f, "telemetry's {name} is {value:#x}, which is none")
             }

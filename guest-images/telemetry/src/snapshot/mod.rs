@@ -8,9 +8,7 @@ use std::vec::Vec;
 use core::mem::offset_of;
 
 use crate::gaps::Gap;
-use crate::layout::{
-    Header, MAGIC, MAX_VCPUS, Phase, Requests, TELEMETRY_BYTES, Telemetry, VERSION,
-};
+use crate::layout::{Header, MAGIC, MAX_VCPUS, Phase, Requests, TELEMETRY_BYTES, Telemetry, VERSION};
 use crate::oracle::{Fill, Mismatch};
 use words::Words;
 
@@ -91,14 +89,8 @@ impl Snapshot {
         if bytes.len() < TELEMETRY_BYTES {
             return Err(SnapshotError::Truncated { bytes: bytes.len() });
         }
-        let header = Words {
-            bytes,
-            base: offset_of!(Telemetry, header),
-        };
-        let requests = Words {
-            bytes,
-            base: offset_of!(Telemetry, requests),
-        };
+        let header = Words { bytes, base: offset_of!(Telemetry, header) };
+        let requests = Words { bytes, base: offset_of!(Telemetry, requests) };
         if header.at(offset_of!(Header, magic)) != MAGIC {
             return Err(SnapshotError::NotStarted);
         }
@@ -108,10 +100,7 @@ impl Snapshot {
         }
         let vcpus = header.at(offset_of!(Header, vcpus));
         if vcpus == 0 || vcpus > MAX_VCPUS as u64 {
-            return Err(SnapshotError::BadWord {
-                name: "vCPU count",
-                value: vcpus,
-            });
+            return Err(SnapshotError::BadWord { name: "vCPU count", value: vcpus });
         }
         let fill = header.at(offset_of!(Header, fill));
         let vector = header.at(offset_of!(Header, fault_vector));
@@ -124,15 +113,9 @@ impl Snapshot {
             filled_pages: header.at(offset_of!(Header, filled_pages)),
             working_set_pages: header.at(offset_of!(Header, working_set_pages)),
             seed: header.at(offset_of!(Header, seed)),
-            fill: Fill::from_word(fill).ok_or(SnapshotError::BadWord {
-                name: "fill",
-                value: fill,
-            })?,
+            fill: Fill::from_word(fill).ok_or(SnapshotError::BadWord { name: "fill", value: fill })?,
             own_checks: header.at(offset_of!(Header, own_checks)),
-            exit_code: header
-                .at(offset_of!(Header, stopped))
-                .checked_sub(1)
-                .map(|code| code as u8),
+            exit_code: header.at(offset_of!(Header, stopped)).checked_sub(1).map(|code| code as u8),
             fault: vector.checked_sub(1).map(|vector| Fault {
                 vector,
                 at: header.at(offset_of!(Header, fault_at)),
@@ -140,9 +123,7 @@ impl Snapshot {
             }),
             check_request: requests.at(offset_of!(Requests, check)),
             gap_epoch_request: requests.at(offset_of!(Requests, gap_epoch)),
-            vcpus: (0..vcpus as usize)
-                .map(|number| Vcpu::parse(bytes, number))
-                .collect::<Result<_, _>>()?,
+            vcpus: (0..vcpus as usize).map(|number| Vcpu::parse(bytes, number)).collect::<Result<_, _>>()?,
         })
     }
 
@@ -196,12 +177,7 @@ impl Snapshot {
             request: done,
             pages: self.sum(|vcpu| vcpu.check_pages),
             errors: self.sum(|vcpu| vcpu.check_errors),
-            ticks: self
-                .vcpus
-                .iter()
-                .map(|vcpu| vcpu.check_ticks)
-                .max()
-                .unwrap_or(0),
+            ticks: self.vcpus.iter().map(|vcpu| vcpu.check_ticks).max().unwrap_or(0),
         })
     }
 
@@ -212,12 +188,7 @@ impl Snapshot {
     pub fn longest_gap_since(&self, tsc: u64) -> Option<(usize, Gap)> {
         self.vcpus
             .iter()
-            .flat_map(|vcpu| {
-                vcpu.longest_gaps
-                    .iter()
-                    .chain(&vcpu.recent_gaps)
-                    .map(|gap| (vcpu.number, *gap))
-            })
+            .flat_map(|vcpu| vcpu.longest_gaps.iter().chain(&vcpu.recent_gaps).map(|gap| (vcpu.number, *gap)))
             .filter(|(_, gap)| gap.end_tsc() >= tsc)
             .max_by_key(|(_, gap)| gap.ticks)
     }
@@ -236,15 +207,10 @@ impl Snapshot {
     }
 
     fn sum(&self, word: impl Fn(&Vcpu) -> u64) -> u64 {
-        self.vcpus
-            .iter()
-            .fold(0, |sum, vcpu| sum.wrapping_add(word(vcpu)))
+        self.vcpus.iter().fold(0, |sum, vcpu| sum.wrapping_add(word(vcpu)))
     }
 }
 
 fn phase(word: u64) -> Result<Phase, SnapshotError> {
-    Phase::from_word(word).ok_or(SnapshotError::BadWord {
-        name: "phase",
-        value: word,
-    })
+    Phase::from_word(word).ok_or(SnapshotError::BadWord { name: "phase", value: word })
 }

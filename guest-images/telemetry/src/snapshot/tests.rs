@@ -7,9 +7,7 @@ use std::vec::Vec;
 
 use super::*;
 use crate::gaps::{Activity, StepClock};
-use crate::layout::{
-    CHECK_REQUEST_ADDRESS, GAP_EPOCH_ADDRESS, STOP_REQUEST_ADDRESS, TELEMETRY_ADDRESS,
-};
+use crate::layout::{CHECK_REQUEST_ADDRESS, GAP_EPOCH_ADDRESS, STOP_REQUEST_ADDRESS, TELEMETRY_ADDRESS};
 use crate::oracle::{MismatchKind, Stamp};
 
 const KHZ: u64 = 1_000_000;
@@ -29,36 +27,20 @@ fn telemetry(vcpus: u64) -> Box<Telemetry> {
 
 fn bytes(telemetry: &Telemetry) -> Vec<u8> {
     // SAFETY: `Telemetry` has no padding that is not within its pages, and nobody writes it now.
-    unsafe {
-        core::slice::from_raw_parts((&raw const *telemetry).cast::<u8>(), size_of::<Telemetry>())
-    }
-    .to_vec()
+    unsafe { core::slice::from_raw_parts((&raw const *telemetry).cast::<u8>(), size_of::<Telemetry>()) }
+        .to_vec()
 }
 
 #[test]
 fn what_is_no_telemetry_is_refused_with_the_reason() {
     let good = bytes(&telemetry(1));
-    assert_eq!(
-        Snapshot::parse(&good[1..]).unwrap_err(),
-        SnapshotError::Truncated {
-            bytes: good.len() - 1
-        }
-    );
-    assert_eq!(
-        Snapshot::parse(&vec_of_zeros()).unwrap_err(),
-        SnapshotError::NotStarted
-    );
+    assert_eq!(Snapshot::parse(&good[1..]).unwrap_err(), SnapshotError::Truncated { bytes: good.len() - 1 });
+    assert_eq!(Snapshot::parse(&vec_of_zeros()).unwrap_err(), SnapshotError::NotStarted);
     let other = telemetry(1);
     other.header.version.store(VERSION + 1, Relaxed);
-    assert_eq!(
-        Snapshot::parse(&bytes(&other)).unwrap_err(),
-        SnapshotError::Version { found: VERSION + 1 }
-    );
+    assert_eq!(Snapshot::parse(&bytes(&other)).unwrap_err(), SnapshotError::Version { found: VERSION + 1 });
     let crowded = bytes(&telemetry(17));
-    let error = SnapshotError::BadWord {
-        name: "vCPU count",
-        value: 17,
-    };
+    let error = SnapshotError::BadWord { name: "vCPU count", value: 17 };
     assert_eq!(Snapshot::parse(&crowded).unwrap_err(), error);
 }
 
@@ -85,39 +67,13 @@ fn gaps_are_kept_by_length_and_by_time() {
     let snapshot = Snapshot::parse(&bytes(&telemetry)).unwrap();
     let vcpu = &snapshot.vcpus[1];
     // The first gap has left the ring of recent ones, but not the table of the longest.
-    assert_eq!(
-        (vcpu.gaps, vcpu.recent_gaps.len(), vcpu.longest_gaps.len()),
-        (101, 32, 16)
-    );
-    assert_eq!(
-        vcpu.longest_gaps[0],
-        Gap {
-            start_tsc: 0,
-            ticks: 8_000_000,
-            activity: Activity::Spin
-        }
-    );
-    assert_eq!(
-        snapshot.longest_gap_since(0),
-        Some((1, vcpu.longest_gaps[0]))
-    );
-    assert_eq!(
-        snapshot.longest_gap_since(long + 1).unwrap().1.ticks,
-        60_000
-    );
-    assert_eq!(
-        vcpu.gap_histogram.iter().sum::<u64>(),
-        201,
-        "steps of 1 us are below the floor"
-    );
-    assert_eq!(
-        vcpu.gap_histogram[15], 100,
-        "60 000 ticks are between 2^15 and 2^16"
-    );
-    assert_eq!(
-        snapshot.duration(vcpu.longest_gaps[0].ticks).as_micros(),
-        8_000
-    );
+    assert_eq!((vcpu.gaps, vcpu.recent_gaps.len(), vcpu.longest_gaps.len()), (101, 32, 16));
+    assert_eq!(vcpu.longest_gaps[0], Gap { start_tsc: 0, ticks: 8_000_000, activity: Activity::Spin });
+    assert_eq!(snapshot.longest_gap_since(0), Some((1, vcpu.longest_gaps[0])));
+    assert_eq!(snapshot.longest_gap_since(long + 1).unwrap().1.ticks, 60_000);
+    assert_eq!(vcpu.gap_histogram.iter().sum::<u64>(), 201, "steps of 1 us are below the floor");
+    assert_eq!(vcpu.gap_histogram[15], 100, "60 000 ticks are between 2^15 and 2^16");
+    assert_eq!(snapshot.duration(vcpu.longest_gaps[0].ticks).as_micros(), 8_000);
 
     clock.begin_epoch(7);
     let after = step(&mut clock, 70, Activity::Console);
@@ -178,23 +134,12 @@ fn errors_are_read_back_with_their_names() {
 fn a_check_is_done_when_all_vcpus_have_done_it() {
     let telemetry = telemetry(2);
     for (part, pages) in telemetry.vcpus.iter().zip([10, 20]) {
-        assert_eq!(
-            Snapshot::parse(&bytes(&telemetry)).unwrap().check_result(3),
-            None
-        );
+        assert_eq!(Snapshot::parse(&bytes(&telemetry)).unwrap().check_result(3), None);
         part.check_pages.store(pages, Relaxed);
         part.check_done.store(3, Relaxed);
     }
     let result = Snapshot::parse(&bytes(&telemetry)).unwrap().check_result(3);
-    assert_eq!(
-        result,
-        Some(CheckResult {
-            request: 3,
-            pages: 30,
-            errors: 0,
-            ticks: 0
-        })
-    );
+    assert_eq!(result, Some(CheckResult { request: 3, pages: 30, errors: 0, ticks: 0 }));
 }
 
 #[test]
@@ -221,15 +166,9 @@ fn a_guest_that_lies_is_decoded_or_refused_without_a_panic() {
             lies[at..at + 8].copy_from_slice(&next().to_le_bytes());
         }
         if let Ok(snapshot) = Snapshot::parse(&lies) {
-            let _ = (
-                snapshot.errors(),
-                snapshot.heartbeat(),
-                snapshot.pages_written(),
-            );
+            let _ = (snapshot.errors(), snapshot.heartbeat(), snapshot.pages_written());
             let _ = (snapshot.check_result(0), snapshot.next_check_request());
-            let _ = snapshot
-                .longest_gap_since(next())
-                .map(|(_, gap)| snapshot.duration(gap.ticks));
+            let _ = snapshot.longest_gap_since(next()).map(|(_, gap)| snapshot.duration(gap.ticks));
         }
     }
 }
@@ -238,9 +177,6 @@ fn a_guest_that_lies_is_decoded_or_refused_without_a_panic() {
 fn telemetry_cut_at_any_page_is_refused() {
     let good = bytes(&telemetry(1));
     for end in (0..good.len()).step_by(509) {
-        assert_eq!(
-            Snapshot::parse(&good[..end]).unwrap_err(),
-            SnapshotError::Truncated { bytes: end }
-        );
+        assert_eq!(Snapshot::parse(&good[..end]).unwrap_err(), SnapshotError::Truncated { bytes: end });
     }
 }

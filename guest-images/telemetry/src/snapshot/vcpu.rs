@@ -86,10 +86,7 @@ pub struct Vcpu {
 
 impl Vcpu {
     pub(super) fn parse(bytes: &[u8], number: usize) -> Result<Self, SnapshotError> {
-        let part = Words {
-            bytes,
-            base: offset_of!(Telemetry, vcpus) + number * size_of::<VcpuPart>(),
-        };
+        let part = Words { bytes, base: offset_of!(Telemetry, vcpus) + number * size_of::<VcpuPart>() };
         let gaps = part.at(offset_of!(VcpuPart, gaps));
         let mut longest_gaps = part.gaps(offset_of!(VcpuPart, longest_gaps), LONGEST_GAPS);
         longest_gaps.sort_by_key(|gap| core::cmp::Reverse(gap.ticks));
@@ -137,9 +134,7 @@ impl Vcpu {
             gap_epoch: part.at(offset_of!(VcpuPart, gap_epoch)),
             gap_epoch_tsc: part.at(offset_of!(VcpuPart, gap_epoch_tsc)),
             gaps,
-            gap_histogram: core::array::from_fn(|i| {
-                part.at(offset_of!(VcpuPart, gap_histogram) + i * 8)
-            }),
+            gap_histogram: core::array::from_fn(|i| part.at(offset_of!(VcpuPart, gap_histogram) + i * 8)),
             longest_gaps,
             recent_gaps,
         })

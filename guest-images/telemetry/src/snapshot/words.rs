@@ -23,9 +23,7 @@ impl Words<'_> {
     pub(super) fn gaps(&self, offset: usize, count: usize) -> Vec<Gap> {
         (0..count)
             .map(|i| offset + i * size_of::<GapRecord>())
-            .filter_map(|record| {
-                GapRecord::decode(core::array::from_fn(|word| self.at(record + word * 8)))
-            })
+            .filter_map(|record| GapRecord::decode(core::array::from_fn(|word| self.at(record + word * 8))))
             .collect()
     }
 

@@ -41,9 +41,5 @@ fn content_compresses_as_it_says() {
         );
     }
     assert!(ratio(Fill::Random, 3) < 1.01);
-    assert!(
-        (2.5..4.0).contains(&ratio(Fill::Text, 1)),
-        "{}",
-        ratio(Fill::Text, 1)
-    );
+    assert!((2.5..4.0).contains(&ratio(Fill::Text, 1)), "{}", ratio(Fill::Text, 1));
 }

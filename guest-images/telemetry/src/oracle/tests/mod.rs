@@ -9,10 +9,7 @@ mod content;
 const SEED: u64 = 42;
 const PAGES: u64 = 96;
 const WORKING_SET: PageRange = PageRange { start: 0, end: 32 };
-const REST: PageRange = PageRange {
-    start: 32,
-    end: PAGES,
-};
+const REST: PageRange = PageRange { start: 32, end: PAGES };
 
 /// Memory of a guest with one writer; pages are numbered with a hole, as around 4 GiB.
 struct Bench {
@@ -24,11 +21,7 @@ struct Bench {
 
 impl Bench {
     fn new(fill: Fill, pattern: Pattern) -> Self {
-        let content = Content {
-            seed: SEED,
-            fill,
-            filled_pages: PAGES,
-        };
+        let content = Content { seed: SEED, fill, filled_pages: PAGES };
         Self {
             bytes: std::vec![[0; PAGE_SIZE]; 200],
             table: std::vec![0; WORKING_SET.len() as usize],
@@ -43,26 +36,13 @@ impl Bench {
         // SAFETY: the ranges are within `bytes`, and the writer below is alone and gone at the end.
         let mut memory = unsafe { Memory::new(base.cast()) };
         memory.push(PageRange { start: 3, end: 43 });
-        memory.push(PageRange {
-            start: 100,
-            end: 156,
-        });
+        memory.push(PageRange { start: 100, end: 156 });
         assert_eq!(memory.page_count(), PAGES);
-        let mut writer = Writer::new(
-            memory,
-            &mut self.table,
-            WORKING_SET,
-            5,
-            self.content,
-            self.pattern,
-        );
+        let mut writer = Writer::new(memory, &mut self.table, WORKING_SET, 5, self.content, self.pattern);
         (0..PAGES).for_each(|index| writer.fill_page(index));
         (0..writes).for_each(|_| writer.write_next());
         // SAFETY: the writer holds no reference between its calls.
-        meddle(
-            unsafe { core::slice::from_raw_parts_mut(base, 200) },
-            &memory,
-        );
+        meddle(unsafe { core::slice::from_raw_parts_mut(base, 200) }, &memory);
         run(&mut Checker::new(&writer, REST), &mut writer)
     }
 }
@@ -108,8 +88,7 @@ fn a_flipped_byte_of_any_page_is_found() {
 #[test]
 fn each_kind_of_damage_has_its_name() {
     let damage = |writes, meddle: fn(&mut [Page])| {
-        let found =
-            Bench::new(Fill::Random, Pattern::Sequential).check(writes, |pages, _| meddle(pages));
+        let found = Bench::new(Fill::Random, Pattern::Sequential).check(writes, |pages, _| meddle(pages));
         assert_eq!(found.len(), 1);
         found[0]
     };
@@ -117,40 +96,25 @@ fn each_kind_of_damage_has_its_name() {
     let stamp = |page, sequence| Stamp::new(SEED, page, sequence, 5);
 
     let lost = damage(40, |pages| pages[3].fill(0));
-    assert_eq!(
-        (lost.kind, lost.expected),
-        (MismatchKind::Lost, stamp(3, 33))
-    );
+    assert_eq!((lost.kind, lost.expected), (MismatchKind::Lost, stamp(3, 33)));
 
     let stale = damage(40, |pages| {
         stamp_page(&mut pages[3], &Stamp::new(SEED, 3, 1, 5), Fill::Random);
     });
-    assert_eq!(
-        (stale.kind, stale.expected.sequence, stale.found.sequence),
-        (MismatchKind::Stale, 33, 1)
-    );
+    assert_eq!((stale.kind, stale.expected.sequence, stale.found.sequence), (MismatchKind::Stale, 33, 1));
 
     let unwritten = damage(40, |pages| {
         stamp_page(&mut pages[3], &Stamp::of_fill(SEED, 3), Fill::Random);
     });
-    assert_eq!(
-        (unwritten.kind, unwritten.found.writer),
-        (MismatchKind::Stale, FILL_WRITER)
-    );
+    assert_eq!((unwritten.kind, unwritten.found.writer), (MismatchKind::Stale, FILL_WRITER));
 
     let newer = damage(40, |pages| {
         stamp_page(&mut pages[3], &Stamp::new(SEED, 3, 65, 5), Fill::Random);
     });
-    assert_eq!(
-        (newer.kind, newer.found.sequence),
-        (MismatchKind::Newer, 65)
-    );
+    assert_eq!((newer.kind, newer.found.sequence), (MismatchKind::Newer, 65));
 
     let misplaced = damage(40, |pages| pages[3] = pages[4]);
-    assert_eq!(
-        (misplaced.kind, misplaced.found),
-        (MismatchKind::Misplaced, stamp(4, 34))
-    );
+    assert_eq!((misplaced.kind, misplaced.found), (MismatchKind::Misplaced, stamp(4, 34)));
 
     let torn = damage(40, |pages| pages[3][2048..].fill(0));
     assert_eq!((torn.kind, torn.offset), (MismatchKind::Torn, 2048));
@@ -162,18 +126,10 @@ fn each_kind_of_damage_has_its_name() {
 #[test]
 fn memory_nobody_wrote_must_be_zero() {
     let found = Bench::new(Fill::Zeros, Pattern::Random).check(10, |pages, _| pages[150][4095] = 1);
-    assert_eq!(
-        (found[0].kind, found[0].page, found[0].offset),
-        (MismatchKind::NotZero, 150, 4095)
-    );
+    assert_eq!((found[0].kind, found[0].page, found[0].offset), (MismatchKind::NotZero, 150, 4095));
     let mut part = Bench::new(Fill::Random, Pattern::Random);
     part.content.filled_pages = 50;
-    assert_eq!(
-        part.check(10, |pages, memory| assert!(is_zero(
-            &pages[memory.number(50) as usize]
-        ))),
-        []
-    );
+    assert_eq!(part.check(10, |pages, memory| assert!(is_zero(&pages[memory.number(50) as usize]))), []);
 }
 
 #[test]
@@ -182,19 +138,9 @@ fn a_stale_table_is_found_even_if_it_agrees_with_stale_pages() {
     let base = bench.bytes.as_mut_ptr();
     // SAFETY: as in `Bench::check`.
     let mut memory = unsafe { Memory::new(base.cast()) };
-    memory.push(PageRange {
-        start: 0,
-        end: PAGES,
-    });
+    memory.push(PageRange { start: 0, end: PAGES });
     let table = bench.table.as_mut_ptr();
-    let mut writer = Writer::new(
-        memory,
-        &mut bench.table,
-        WORKING_SET,
-        0,
-        bench.content,
-        bench.pattern,
-    );
+    let mut writer = Writer::new(memory, &mut bench.table, WORKING_SET, 0, bench.content, bench.pattern);
     (0..PAGES).for_each(|index| writer.fill_page(index));
     (0..33).for_each(|_| writer.write_next());
     // SAFETY: test-made damage, between the writer's calls: page and table both fall back to the first write.
@@ -210,34 +156,15 @@ fn a_stale_table_is_found_even_if_it_agrees_with_stale_pages() {
 #[test]
 fn a_check_between_writes_finds_nothing() {
     // A table longer than one audit step, so that writes fall into the middle of its sum.
-    let (pages, set) = (
-        6_000,
-        PageRange {
-            start: 0,
-            end: 5_000,
-        },
-    );
+    let (pages, set) = (6_000, PageRange { start: 0, end: 5_000 });
     let mut bytes = std::vec![[0u8; PAGE_SIZE]; pages];
     let mut table = std::vec![0; 5_000];
     // SAFETY: as in `Bench::check`.
     let mut memory = unsafe { Memory::new(bytes.as_mut_ptr().cast()) };
-    memory.push(PageRange {
-        start: 0,
-        end: pages as u64,
-    });
-    let content = Content {
-        seed: SEED,
-        fill: Fill::Zeros,
-        filled_pages: 0,
-    };
+    memory.push(PageRange { start: 0, end: pages as u64 });
+    let content = Content { seed: SEED, fill: Fill::Zeros, filled_pages: 0 };
     let mut writer = Writer::new(memory, &mut table, set, 0, content, Pattern::Random);
-    let mut checker = Checker::new(
-        &writer,
-        PageRange {
-            start: 5_000,
-            end: 6_000,
-        },
-    );
+    let mut checker = Checker::new(&writer, PageRange { start: 5_000, end: 6_000 });
     loop {
         (0..7).for_each(|_| writer.write_next());
         match checker.step(&mut writer) {
@@ -259,19 +186,13 @@ fn patterns_visit_what_they_say() {
     assert!(visits(Pattern::Random).iter().all(|last| *last > 31_000));
     assert_eq!(visits(Pattern::Sequential)[0], 31_969);
     let hot_cold = visits(Pattern::HotCold);
-    assert!(
-        hot_cold[..3].iter().all(|last| *last > 31_900),
-        "3 of 32 pages are hot"
-    );
+    assert!(hot_cold[..3].iter().all(|last| *last > 31_900), "3 of 32 pages are hot");
     assert!(hot_cold[3..].iter().all(|last| *last > 0));
 }
 
 #[test]
 fn slices_cover_a_range_once() {
-    let range = PageRange {
-        start: 10,
-        end: 1_011,
-    };
+    let range = PageRange { start: 10, end: 1_011 };
     for parts in 1..=16 {
         let mut next = range.start;
         for part in 0..parts {
