@@ -1,8 +1,6 @@
 //! Every strategy, a thousand seeds each: the guest arrives, runs on, and every page is right.
 
-mod common;
-
-use common::{Try, boot};
+use crate::one_guest::{Try, boot};
 use migrator::{options::Verify, report::Outcome, strategy::Strategy};
 
 const SEEDS: u64 = 1000;

@@ -2,9 +2,7 @@
 //! the guest, with its memory right, or the outcome says why that cannot be known; and where the
 //! guest stayed, a second try succeeds.
 
-mod common;
-
-use common::{Try, boot};
+use crate::one_guest::{Try, boot};
 use migrator::{
     options::Verify,
     report::Outcome,

@@ -1,0 +1,70 @@
+//! Moving a real guest, over TCP, to another machine in this process.
+
+use std::{sync::Arc, thread};
+
+use migrator::{
+    destination::{ReceiveError, receive},
+    kvm_vm::{KvmHost, KvmVm},
+    options::Options,
+    progress::Progress,
+    report::{Outcome, Report},
+    source::migrate,
+    strategy::Strategy,
+    transport::{Address, Interrupt},
+};
+
+use crate::guest::assert_oracle_clean;
+
+/// One try to move a guest.
+pub struct Try {
+    /// How to move it.
+    pub strategy: Strategy,
+    /// Its options.
+    pub options: Options,
+    /// Raise it to cancel.
+    pub interrupt: Interrupt,
+    /// How far it is.
+    pub progress: Arc<Progress>,
+}
+
+impl Try {
+    /// With options as they are by default.
+    pub fn new(strategy: Strategy) -> Try {
+        let (interrupt, progress) = (Interrupt::default(), Arc::default());
+        Try { strategy, options: Options::default(), interrupt, progress }
+    }
+
+    /// Moves the guest, or tries to. The machine that came of it is the destination's.
+    ///
+    /// # Panics
+    /// If there is no port to listen on.
+    pub fn run(self, source: &mut KvmVm) -> (Report, Result<KvmVm, ReceiveError<KvmVm>>) {
+        let address: Address = "tcp://127.0.0.1:0".parse().expect("an address");
+        let (mut acceptor, address) = address.listen().expect("a free port");
+        let stop = Interrupt::default();
+        thread::scope(|scope| {
+            let destination = scope.spawn(|| {
+                receive(&mut KvmHost::default(), &mut *acceptor, &stop, |_| ()).map(|arrival| arrival.vm)
+            });
+            let connector = address.connector();
+            let report =
+                migrate(source, &*connector, self.strategy, &self.options, &self.interrupt, &self.progress);
+            (report, destination.join().expect("the destination does not panic"))
+        })
+    }
+}
+
+/// Moves a guest that must arrive whole, and returns its new machine.
+///
+/// # Panics
+/// If it does not, or if its memory is not right.
+pub fn moved(mut source: KvmVm, strategy: Strategy, options: Options, context: &str) -> KvmVm {
+    let attempt = Try { options, ..Try::new(strategy) };
+    let (report, arrived) = attempt.run(&mut source);
+    assert_eq!(report.outcome, Outcome::Completed, "{context}: {:?}", report.error);
+    assert_ne!(report.verified, Some(false), "{context}");
+    let vm = arrived.unwrap_or_else(|error| panic!("{context}: {error}"));
+    drop(source);
+    assert_oracle_clean(&vm, context);
+    vm
+}

@@ -1,0 +1,5 @@
+//! Real machines: pulse moves and finds every page right.
+
+mod again;
+mod chain;
+mod sizes;
