@@ -15,9 +15,13 @@
 //! Architecture invariant: this crate has never heard of migration. It names no strategy, no socket and no wire format;
 //! a saved state is bytes, memory is memory, and who moves either is not its business.
 //!
-//! `unsafe` lives in five places: `memory/mapping.rs` and `memory/resident.rs` (mapping, and asking about it),
-//! `kvm/dirty_ioctl.rs` and the slots of `memory/dirty_log.rs`, `missing/uffd.rs`, `vcpu/kick.rs` (the shared byte), and
-//! `vcpu/state.rs` (register areas whose size the kernel states).
+//! `unsafe` lives in few places: `memory/` (`mapping`, `resident`, the slots of `dirty_log`, the regions in `mod`),
+//! `kvm/dirty_ioctl`, `missing/` (`uffd`, `staging`, the move in `mod`) and `vcpu/` (`kick`'s shared byte, the register
+//! areas of `state`, the exit record in `thread`). Each block says what it relies on.
+//!
+//! Measured on two cores with page-table virtualisation (`examples/floor.rs` under `chrt -f 5`, medians in microseconds,
+//! one vCPU): pause 25, save 60 to 70, restore 100, first start to guest progress 150 to 170, pause and resume 26 to 31.
+//! Four vCPUs: pause 105, save 225, restore 380.
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
