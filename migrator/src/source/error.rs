@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::{
     protocol::{FromDestination, GreetingError, MessageError},
-    strategy::convergence::NotConverging,
+    strategy::convergence::OutOfReach,
     transport::Interrupt,
     vm::VmError,
 };
@@ -67,7 +67,7 @@ pub enum MigrateError {
     Vm(#[from] VmError),
     /// The limit on downtime is out of reach.
     #[error(transparent)]
-    NotConverging(NotConverging),
+    OutOfReach(OutOfReach),
     /// The user called it off.
     #[error("cancelled")]
     Cancelled,

@@ -28,6 +28,8 @@ const OFFER_PATIENCE: Duration = Duration::from_secs(120);
 /// How long page data may stand still before the destination counts as stuck.
 const BULK_PATIENCE: Duration = Duration::from_secs(30);
 const PROBES: usize = 5;
+const REHEARSALS: usize = 4;
+const QUICK_REHEARSAL: Duration = Duration::from_millis(1);
 
 /// The part of a switchover that does not depend on how many pages it moves, as measured.
 #[derive(Clone, Copy, Debug, Default)]
@@ -123,11 +125,22 @@ fn new_id() -> Result<MigrationId, MigrateError> {
 }
 
 /// Pauses, saves the state and lets the guest run on: a gap of a fraction of a millisecond, before
-/// anything depends on it.
+/// anything depends on it. Where the host was busy with something else it is done again, for a
+/// stray delay must not count as what a switchover takes.
 fn rehearse(vm: &mut dyn SourceVm) -> Result<(Vec<u8>, Duration), MigrateError> {
-    let begin = Instant::now();
-    let state = PausedVm::pause(vm)?.save_state()?;
-    Ok((state, begin.elapsed()))
+    let mut quickest: Option<(Vec<u8>, Duration)> = None;
+    for _ in 0..REHEARSALS {
+        let begin = Instant::now();
+        let state = PausedVm::pause(vm)?.save_state()?;
+        let took = begin.elapsed();
+        if quickest.as_ref().is_none_or(|(_, best)| took < *best) {
+            quickest = Some((state, took));
+        }
+        if took < QUICK_REHEARSAL {
+            break;
+        }
+    }
+    Ok(quickest.expect("at least one rehearsal"))
 }
 
 /// Offers the VM. Returns how long loading its state took.

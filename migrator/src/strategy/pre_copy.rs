@@ -21,7 +21,7 @@ pub(super) fn run(migration: &mut Migration<'_>) -> Result<Handover, MigrateErro
         match decide(migration.rounds(), dirty.len(), &migration.limits()) {
             Decision::NextRound => {}
             Decision::Switchover => return migration.switchover(Portion::Dirty(dirty), Portion::Nothing),
-            Decision::GiveUp(reason) => return Err(MigrateError::NotConverging(reason)),
+            Decision::GiveUp(reason) => return Err(MigrateError::OutOfReach(reason)),
         }
     }
 }

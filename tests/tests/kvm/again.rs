@@ -16,7 +16,7 @@ use migrator::{
     vm::SourceVm,
 };
 
-const BUSY: &str = "working-set=8MiB rate=5000";
+const BUSY: &str = "working-set=8MiB dirty-rate=5000";
 
 /// Cancels as soon as the migration is in `phase`.
 fn cancelled(source: &mut KvmVm, strategy: Strategy, phase: Phase) {
@@ -59,7 +59,7 @@ fn a_move_after_one_that_did_not_converge() {
     if !can_run_guests("again::a_move_after_one_that_did_not_converge") {
         return;
     }
-    let mut vm = boot(64 << 20, 1, "working-set=16MiB rate=max");
+    let mut vm = boot(64 << 20, 1, "working-set=16MiB dirty-rate=max");
     let mut attempt = Try::new(Strategy::PreCopy);
     attempt.options.max_bandwidth = Some(1_000_000_000);
     attempt.options.downtime_limit = Duration::from_millis(1);

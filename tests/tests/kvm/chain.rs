@@ -7,7 +7,7 @@ use migrator::{
 };
 
 fn chain(vcpus: u8) {
-    let mut vm = boot(64 << 20, vcpus, "working-set=8MiB rate=5000");
+    let mut vm = boot(64 << 20, vcpus, "working-set=8MiB dirty-rate=5000");
     for verify in [Verify::BeforeStart, Verify::AfterStart] {
         for strategy in Strategy::ALL {
             let options = Options { verify, ..Options::default() };
@@ -42,7 +42,7 @@ fn ten_moves_in_a_row() {
     if !can_run_guests("chain::ten_moves_in_a_row") {
         return;
     }
-    let mut vm = boot(32 << 20, 2, "working-set=4MiB rate=10000 pattern=hot-cold");
+    let mut vm = boot(32 << 20, 2, "working-set=4MiB dirty-rate=10000 pattern=hot-cold");
     for hop in 0..10 {
         let strategy = Strategy::ALL[hop % Strategy::ALL.len()];
         vm = moved(vm, strategy, Options::default(), &format!("hop {hop}, {strategy}"));

@@ -8,7 +8,7 @@ use migrator::{
 
 fn sizes(memory_bytes: u64, fill: &str) {
     let verify = Verify::AfterStart;
-    let mut vm = boot(memory_bytes, 1, &format!("fill={fill} working-set=2MiB rate=2000"));
+    let mut vm = boot(memory_bytes, 1, &format!("fill={fill} working-set=2MiB dirty-rate=2000"));
     for strategy in Strategy::ALL {
         let options = Options { verify, ..Options::default() };
         vm = moved(vm, strategy, options, &format!("{} MiB of {fill}, {strategy}", memory_bytes >> 20));
