@@ -2,8 +2,13 @@
 //!
 //! Copying a missing page in costs the kernel a fresh page and the copy, page by page. A block of 2 MiB that was filled in
 //! place can instead be *moved*: one page-table entry changes hands, and the guest keeps a huge page. What is left behind
-//! is absent, and is backed anew when it is filled again. Measured with the filling counted in (`examples/install.rs`, on
-//! memory the host has used before): 6 to 10 GB/s moved, 3 to 3.7 GB/s copied.
+//! is absent, and is backed anew when it is filled again.
+//!
+//! Which way is faster depends on the host's free memory, and is not settled. With the filling counted in
+//! (`examples/install.rs`, two shared and busy cores, five rounds of 512 MiB), medians in GB/s: right after 14 GiB of host
+//! memory were touched, moved 5.9 (0.9 to 9.7) and copied 3.0 (2.2 to 3.3); in the next run moved 1.5 (0.5 to 3.6) and
+//! copied 2.5 (1.5 to 3.0). Moving takes a fresh huge page for each block, which is probably what makes it slow where
+//! such pages have gone back to the host beneath. Measure on the machine at hand before choosing it.
 
 use std::io;
 use std::ops::Range;
