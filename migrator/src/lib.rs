@@ -4,10 +4,17 @@
 //! [`destination`] are the two sides, [`protocol`] what they say to each other, [`pages`] and
 //! [`transport`] how memory travels, and [`timeline`] where downtime comes from. Everything is
 //! tested on the machine of [`sim`], without KVM.
+//!
+//! Around the engine: [`machine`] is either kind of machine, [`daemon`] the process that holds one, [`api`]
+//! what it answers over its control socket, and [`cli`] the `ferry` command. The engine knows none of them.
 
+pub mod api;
+pub mod cli;
+pub mod daemon;
 pub mod destination;
 #[cfg(feature = "kvm")]
 pub mod kvm_vm;
+pub mod machine;
 pub mod options;
 pub mod pages;
 pub mod progress;

@@ -16,4 +16,4 @@ mod vm;
 
 pub use guest::{SimGuest, SimWorkload};
 pub use link::{Cut, FailingConnector, Tally};
-pub use vm::{Fault, SimHost, SimVm};
+pub use vm::{Fault, KIND, SimHost, SimObserver, SimVm};

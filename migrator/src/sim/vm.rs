@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The kind of machine, as descriptions name it.
-const KIND: &str = "simulated";
+pub const KIND: &str = "simulated";
 
 /// Steps of a repeatable guest that has just arrived.
 const FIRST_STEPS: u64 = 40;
@@ -50,6 +50,27 @@ pub struct SimVm {
     thread: Option<JoinHandle<()>>,
     /// How many more times an operation succeeds.
     faults: BTreeMap<Fault, u32>,
+}
+
+/// Looks at a simulated guest while its machine is borrowed.
+#[derive(Clone)]
+pub struct SimObserver(Arc<Shared>);
+
+impl SimObserver {
+    /// As [`SimVm::guest`].
+    pub fn guest(&self) -> Option<SimGuest> {
+        self.0.lock().guest.clone()
+    }
+
+    /// As [`SimVm::check`].
+    pub fn check(&self) -> Option<SimGuest> {
+        let mut machine = self.0.lock();
+        let Machine { guest, log, .. } = &mut *machine;
+        let guest = guest.as_mut()?;
+        let mut world = World { memory: &self.0.memory, missing: &self.0.missing, log: log.as_mut() };
+        guest.check_all(&mut world).ok()?;
+        Some(guest.clone())
+    }
 }
 
 struct Shared {
@@ -125,13 +146,12 @@ impl SimVm {
 
     /// Checks every page by the guest's own knowledge. Returns the guest, who counts errors.
     pub fn check(&self) -> Option<SimGuest> {
-        let mut machine = self.shared.lock();
-        let Machine { guest, log, .. } = &mut *machine;
-        let guest = guest.as_mut()?;
-        let mut world =
-            World { memory: &self.shared.memory, missing: &self.shared.missing, log: log.as_mut() };
-        guest.check_all(&mut world).ok()?;
-        Some(guest.clone())
+        self.observer().check()
+    }
+
+    /// A handle of its own on the guest, to look at it while the machine is borrowed.
+    pub fn observer(&self) -> SimObserver {
+        SimObserver(self.shared.clone())
     }
 
     fn trip(&mut self, fault: Fault, operation: &'static str) -> Result<(), VmError> {

@@ -1,0 +1,177 @@
+//! What to run, and the machine for it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+
+use crate::{
+    daemon::Facts,
+    machine::{Backing, Machine},
+    pages::PAGE_SIZE,
+    sim::{SimVm, SimWorkload},
+};
+
+/// A guest to boot.
+pub struct Guest {
+    /// `pulse`, `sim`, or nothing if a kernel is given.
+    pub image: Option<String>,
+    /// A kernel to boot by PVH.
+    pub kernel: Option<PathBuf>,
+    /// Its initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Its command line.
+    pub command_line: Option<String>,
+    /// `key=value` options of pulse and sim.
+    pub words: Vec<String>,
+    /// Memory.
+    pub memory_bytes: u64,
+    /// Virtual CPUs.
+    pub vcpus: u8,
+    /// What holds the memory.
+    pub backing: Backing,
+}
+
+impl Guest {
+    /// The name to go by unless the user wants another: that of the image.
+    pub fn default_name(&self) -> String {
+        let stem = |path: &PathBuf| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        let name = self.kernel.as_ref().and_then(stem).or_else(|| self.image.clone()).unwrap_or_default();
+        // A file may be called anything, a VM may not.
+        let name: String = name
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' })
+            .collect();
+        let name = name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+        if name.is_empty() { "vm".to_owned() } else { name.chars().take(40).collect() }
+    }
+
+    /// A running machine with this guest in it. `console` is where its console goes.
+    pub fn boot(
+        &self,
+        name: &str,
+        console: Box<dyn std::io::Write + Send>,
+    ) -> anyhow::Result<(Machine, Facts)> {
+        match self.image.as_deref() {
+            Some("sim") => self.simulate(name, console),
+            Some("pulse") | None => self.boot_kvm(name, console),
+            Some(other) => bail!(
+                "there is no built-in guest called {other:?}: choose pulse or sim, or boot a kernel with --kernel FILE"
+            ),
+        }
+    }
+
+    fn simulate(
+        &self,
+        name: &str,
+        console: Box<dyn std::io::Write + Send>,
+    ) -> anyhow::Result<(Machine, Facts)> {
+        if self.vcpus != 1 {
+            bail!("a simulated guest has one vCPU: leave --vcpus out");
+        }
+        let workload = sim_workload(&self.words)?;
+        check_memory_is_free(self.memory_bytes)?;
+        let vm =
+            SimVm::boot(name, self.memory_bytes / PAGE_SIZE as u64, workload).context("simulate a guest")?;
+        let machine = Machine::Simulated(Box::new(vm));
+        machine.handles().set_console_output(console);
+        let facts =
+            Facts { kind: crate::sim::KIND.to_owned(), image: Some("sim".to_owned()), ..self.facts() };
+        Ok((machine, facts))
+    }
+
+    fn facts(&self) -> Facts {
+        Facts { memory_bytes: self.memory_bytes, vcpus: self.vcpus, ..Facts::default() }
+    }
+
+    #[cfg(not(feature = "kvm"))]
+    fn boot_kvm(&self, _: &str, _: Box<dyn std::io::Write + Send>) -> anyhow::Result<(Machine, Facts)> {
+        bail!("this ferry was built without KVM and runs only simulated guests: try `ferry run sim`")
+    }
+
+    #[cfg(feature = "kvm")]
+    fn boot_kvm(
+        &self,
+        name: &str,
+        console: Box<dyn std::io::Write + Send>,
+    ) -> anyhow::Result<(Machine, Facts)> {
+        use crate::kvm_vm::{self, KvmVm};
+        let (image, kernel, command_line) = self.kernel()?;
+        let initrd = self.initrd.as_ref().map(|path| read(path)).transpose()?;
+        let config = vmm::VmConfig {
+            memory_bytes: self.memory_bytes,
+            vcpus: self.vcpus,
+            backing: self.backing.into(),
+        };
+        let cpu = vmm::CpuModel::host()?;
+        let mut vm = KvmVm::new(name, &config, &cpu)?;
+        // Before the guest's first instruction, so that none of its words is lost.
+        vm.machine().console().set_output(console);
+        vm.machine_mut().boot(&kernel, &command_line, initrd.as_deref()).context(format!("boot {image}"))?;
+        vm.machine_mut().start();
+        let is_booting = self.kernel.is_none();
+        let facts = Facts {
+            kind: kvm_vm::KIND.to_owned(),
+            image: Some(image),
+            command_line: Some(command_line),
+            is_booting,
+            ..self.facts()
+        };
+        Ok((Machine::Kvm(Box::new(vm)), facts))
+    }
+
+    /// The kernel's name, bytes and command line.
+    #[cfg(feature = "kvm")]
+    fn kernel(&self) -> anyhow::Result<(String, Vec<u8>, String)> {
+        if let Some(path) = &self.kernel {
+            let command_line = self.command_line.clone().unwrap_or_default();
+            return Ok((path.display().to_string(), read(path)?, command_line));
+        }
+        let mut words = self.words.clone();
+        words
+            .extend(self.command_line.iter().flat_map(|line| line.split_whitespace()).map(ToOwned::to_owned));
+        let line = crate::machine::pulse_command_line(&words, self.vcpus)?;
+        Ok(("pulse".to_owned(), guest_images::pulse::IMAGE.to_vec(), line))
+    }
+}
+
+#[cfg(feature = "kvm")]
+fn read(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("read {}", path.display()))
+}
+
+/// A simulated guest's workload from `key=value` words.
+fn sim_workload(words: &[String]) -> anyhow::Result<SimWorkload> {
+    let mut workload = SimWorkload { seed: 1, working_set: 16384, rate: Some(10_000.0), zero_one_in: 0 };
+    for word in words {
+        let (key, value) = word
+            .split_once('=')
+            .with_context(|| format!("{word:?} is no option of sim: write key=value, as in rate=1000"))?;
+        let number = || value.parse::<u64>().with_context(|| format!("sim's {key}={value}: write a number"));
+        match key {
+            "seed" => workload.seed = number()?,
+            "rate" | "dirty-rate" => workload.rate = Some(number()? as f64),
+            "zero-one-in" => workload.zero_one_in = number()?,
+            "working-set" => {
+                let bytes = super::units::memory(value).map_err(anyhow::Error::msg)?;
+                workload.working_set = bytes / PAGE_SIZE as u64;
+            }
+            _ => bail!("sim has no option {key:?}; it has seed, rate, working-set, zero-one-in"),
+        }
+    }
+    Ok(workload)
+}
+
+/// Simulated memory is real memory: filling more than there is would have the kernel kill something.
+fn check_memory_is_free(asked: u64) -> anyhow::Result<()> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kibibytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    if let Some(available) = kibibytes.map(|k| k * 1024)
+        && available < asked
+    {
+        bail!(
+            "the guest wants {asked} bytes of memory, and this host has {available} available: ask for less with --memory"
+        );
+    }
+    Ok(())
+}

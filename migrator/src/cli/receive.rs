@@ -1,0 +1,122 @@
+//! `ferry receive`
+
+use std::{ffi::OsString, process::ExitCode, sync::Arc, thread};
+
+use anyhow::Context;
+use clap::Args;
+
+use super::{
+    background::{self, Background},
+    ending, terminal,
+};
+use crate::{
+    daemon::{ConsoleLog, Daemon, Receiver, Registry, receive_one, serve},
+    machine::Backing,
+    transport::{Address, Interrupt},
+};
+
+/// Wait for a VM and run it here
+///
+/// The first line on standard output is `listening on ADDRESS`. Until a VM has come this goes by the name incoming-PORT
+/// (or --name), then by the VM's own. After a failed try it waits for the next.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Receive {
+    /// Where to listen: tcp://HOST:PORT (port 0: any that is free) or unix:///PATH
+    #[arg(value_name = "ADDRESS")]
+    address: Address,
+    /// The name to go by, before and after [default: incoming-PORT, then the VM's own]
+    #[arg(long, short)]
+    name: Option<String>,
+    /// What holds the VM's memory
+    #[arg(long, value_enum, default_value_t)]
+    backing: Backing,
+    /// Give up after one failed try
+    #[arg(long)]
+    once: bool,
+    /// Run in the background; prints the address and the name
+    #[arg(long, short)]
+    detach: bool,
+    /// Leave the terminal alone
+    #[arg(long)]
+    no_console: bool,
+    #[command(flatten)]
+    background: Background,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ferry receive tcp://0.0.0.0:7800
+  ferry receive tcp://127.0.0.1:0 --name db --detach";
+
+impl Receive {
+    /// Runs the VM that comes to its end.
+    pub fn execute(self, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+        self.background.begin();
+        let registry = Registry::open()?;
+        if self.detach && !self.background.is_in_background() {
+            return background::start(&registry, arguments);
+        }
+        let listening = self.address.listen();
+        let (acceptor, address) =
+            listening.with_context(|| format!("cannot listen at {}: choose another port?", self.address))?;
+        let claim = match &self.name {
+            Some(name) => registry.claim(name)?,
+            None => registry.claim_numbered(&default_name(&address))?,
+        };
+        let name = claim.name().to_owned();
+        let daemon = Daemon::awaiting(&name, address.to_string(), Arc::<ConsoleLog>::default());
+        background::say(&format!("listening on {address}"));
+        self.background.ready(&registry, &name);
+
+        let interrupt = Interrupt::default();
+        let (attached_sender, attached) = std::sync::mpsc::channel();
+        let mut user = User {
+            daemon: daemon.clone(),
+            registry,
+            attach: (!self.no_console && !self.background.is_in_background()).then_some(attached_sender),
+        };
+        let receiver = {
+            let (daemon, interrupt) = (daemon.clone(), interrupt.clone());
+            move || receive_one(&daemon, acceptor, self.backing, self.once, &interrupt, &mut user)
+        };
+        thread::Builder::new().name("receive".to_owned()).spawn(receiver).context("start a thread")?;
+        let end = serve(&daemon, claim, self.name.is_none())?;
+        interrupt.raise();
+        drop(attached.try_recv());
+        Ok(ending::tell(&daemon.name(), &end))
+    }
+}
+
+/// `incoming-7800`
+fn default_name(address: &Address) -> String {
+    match address {
+        Address::Tcp(host_and_port) => {
+            format!("incoming-{}", host_and_port.rsplit(':').next().unwrap_or_default())
+        }
+        Address::Unix(_) => "incoming".to_owned(),
+    }
+}
+
+/// The user at this terminal.
+struct User {
+    daemon: Arc<Daemon>,
+    registry: Registry,
+    attach: Option<std::sync::mpsc::Sender<terminal::Attached>>,
+}
+
+impl Receiver for User {
+    fn runs_here(&mut self, name: &str) {
+        background::say(&format!("{name} runs here"));
+        let Some(attach) = &self.attach else { return };
+        match terminal::attach_own(&self.registry.console(&self.daemon.name()), &self.daemon) {
+            // It is dropped, and the terminal as it was, when the process ends.
+            Ok(attached) => drop(attach.send(attached)),
+            Err(error) => eprintln!("ferry: {error:#}"),
+        }
+    }
+
+    fn failed(&mut self, why: &str) {
+        eprintln!("ferry: {why}");
+    }
+}

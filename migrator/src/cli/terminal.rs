@@ -1,0 +1,150 @@
+//! A guest's console on this terminal.
+
+use std::{
+    fs::File,
+    io::{self, IsTerminal, Read, Write},
+    net::Shutdown,
+    os::{fd::AsFd, unix::net::UnixStream},
+    path::Path,
+    sync::Arc,
+    thread,
+};
+
+use anyhow::Context;
+use rustix::termios::{
+    InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
+};
+
+use crate::daemon::Daemon;
+
+/// Ctrl-]
+const LEAVE: u8 = 0x1d;
+
+/// The terminal as it was, which it will be again when this is dropped.
+pub struct RawTerminal(Termios);
+
+impl RawTerminal {
+    /// Passes every key on as it is typed, Ctrl-C too; output is left as it was. `None` if standard input is no terminal.
+    pub fn enter() -> io::Result<Option<RawTerminal>> {
+        let stdin = io::stdin();
+        if !stdin.is_terminal() {
+            return Ok(None);
+        }
+        let before = tcgetattr(&stdin)?;
+        let mut raw = before.clone();
+        raw.input_modes -= InputModes::ICRNL | InputModes::INLCR | InputModes::IGNCR | InputModes::IXON;
+        raw.local_modes -= LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG | LocalModes::IEXTEN;
+        raw.special_codes[SpecialCodeIndex::VMIN] = 1;
+        raw.special_codes[SpecialCodeIndex::VTIME] = 0;
+        tcsetattr(&stdin, OptionalActions::Drain, &raw)?;
+        Ok(Some(RawTerminal(before)))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        // If the terminal is gone there is nothing to restore.
+        tcsetattr(io::stdin(), OptionalActions::Drain, &self.0).ok();
+    }
+}
+
+/// How a session at a console ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// The user typed Ctrl-].
+    ByUser,
+    /// The other end closed it.
+    ByGuest,
+}
+
+/// Shows the console at `socket` here, until the user leaves or it ends.
+pub fn attach(socket: &Path) -> anyhow::Result<Left> {
+    let console = connect(socket)?;
+    let terminal = RawTerminal::enter().context("set up the terminal")?;
+    let input = console.try_clone()?;
+    let (sender, left) = std::sync::mpsc::channel();
+    let by_user = sender.clone();
+    // Left behind when the console ends first: nobody can wake a thread that waits for a key.
+    thread::spawn(move || {
+        if copy_input(input) == Left::ByUser {
+            by_user.send(Left::ByUser).ok();
+        }
+    });
+    thread::spawn(move || {
+        copy_output(console);
+        sender.send(Left::ByGuest).ok();
+    });
+    let left = left.recv().unwrap_or(Left::ByGuest);
+    drop(terminal);
+    Ok(left)
+}
+
+/// The terminal's attachment to this process's own guest.
+pub struct Attached {
+    console: UnixStream,
+    output: Option<thread::JoinHandle<()>>,
+    terminal: Option<RawTerminal>,
+}
+
+/// Shows the console of this process's own VM here; Ctrl-] stops it.
+pub fn attach_own(socket: &Path, daemon: &Arc<Daemon>) -> anyhow::Result<Attached> {
+    let console = connect(socket)?;
+    let terminal = RawTerminal::enter().context("set up the terminal")?;
+    if terminal.is_some() {
+        eprintln!("{} runs here. Ctrl-] stops it.", daemon.name());
+    }
+    let (input, output) = (console.try_clone()?, console.try_clone()?);
+    let daemon = daemon.clone();
+    thread::spawn(move || {
+        if copy_input(input) == Left::ByUser {
+            daemon.stop();
+        }
+    });
+    let output = Some(thread::spawn(move || copy_output(output)));
+    Ok(Attached { console, output, terminal })
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        // The last words come before the terminal is given back.
+        self.console.shutdown(Shutdown::Both).ok();
+        if let Some(output) = self.output.take() {
+            output.join().ok();
+        }
+        drop(self.terminal.take());
+    }
+}
+
+fn connect(socket: &Path) -> anyhow::Result<UnixStream> {
+    UnixStream::connect(socket).with_context(|| format!("connect to the console at {}", socket.display()))
+}
+
+/// From standard input to the console, until Ctrl-] is typed; the end of a file is not the end of the session.
+fn copy_input(mut console: UnixStream) -> Left {
+    let stdin = io::stdin();
+    let is_terminal = stdin.is_terminal();
+    // Unbuffered: a key goes when it is typed.
+    let Ok(mut keys) = stdin.as_fd().try_clone_to_owned().map(File::from) else { return Left::ByGuest };
+    let mut buffer = [0; 1024];
+    while let Ok(count @ 1..) = keys.read(&mut buffer) {
+        let typed = &buffer[..count];
+        let leave = typed.iter().position(|byte| is_terminal && *byte == LEAVE);
+        if console.write_all(&typed[..leave.unwrap_or(count)]).is_err() {
+            return Left::ByGuest;
+        }
+        if leave.is_some() {
+            return Left::ByUser;
+        }
+    }
+    Left::ByGuest
+}
+
+fn copy_output(mut console: UnixStream) {
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = console.read(&mut buffer) {
+        let mut stdout = io::stdout().lock();
+        if stdout.write_all(&buffer[..count]).and_then(|()| stdout.flush()).is_err() {
+            return;
+        }
+    }
+}

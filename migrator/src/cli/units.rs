@@ -1,0 +1,142 @@
+//! Sizes, bandwidths and durations as they are typed and shown.
+
+use std::time::Duration;
+
+/// `512MiB`, `4GiB`, `512M`: memory is binary, whichever way it is written.
+pub fn memory(text: &str) -> Result<u64, String> {
+    let (number, unit) = split(text);
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        _ => return Err("write a size as 512MiB or 4GiB".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "write a size as 512MiB or 4GiB".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "that is more than any machine has".to_owned())
+}
+
+/// `1Gbit`, `100M`: bits a second, in powers of ten.
+pub fn bandwidth(text: &str) -> Result<u64, String> {
+    const EXPECTED: &str = "write bits a second as 1Gbit or 100Mbit";
+    let (number, unit) = split(text);
+    let unit = unit.to_ascii_lowercase();
+    let unit = unit.trim_end_matches("/s").trim_end_matches("bit");
+    let factor = match unit {
+        "" => 1.0,
+        "k" => 1e3,
+        "m" => 1e6,
+        "g" => 1e9,
+        "t" => 1e12,
+        _ => return Err(EXPECTED.to_owned()),
+    };
+    let number: f64 = number.parse().map_err(|_| EXPECTED.to_owned())?;
+    let bits = number * factor;
+    if bits >= 1.0 && bits < 1e18 { Ok(bits as u64) } else { Err(EXPECTED.to_owned()) }
+}
+
+/// `50ms`, `1.5s`, `60s`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let expected = || "write a time as 50ms, 300us or 60s".to_owned();
+    let (number, unit) = split(text);
+    if let (Ok(number), Some(seconds)) = (number.parse::<f64>(), seconds_of(unit)) {
+        return Duration::try_from_secs_f64(number * seconds).map_err(|_| expected());
+    }
+    humantime::parse_duration(text).map_err(|_| expected())
+}
+
+fn seconds_of(unit: &str) -> Option<f64> {
+    Some(match unit {
+        "us" | "µs" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "min" => 60.0,
+        _ => return None,
+    })
+}
+
+fn split(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    (&text[..end], text[end..].trim())
+}
+
+/// `512 MiB`
+pub fn show_bytes(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 || value.fract() == 0.0 {
+        format!("{value:.0} {}", units[unit])
+    } else {
+        format!("{value:.1} {}", units[unit])
+    }
+}
+
+/// `1.25 Gbit/s`
+pub fn show_bandwidth(bytes_per_second: u64) -> String {
+    let bits = bytes_per_second as f64 * 8.0;
+    match bits {
+        _ if bits >= 1e9 => format!("{:.2} Gbit/s", bits / 1e9),
+        _ if bits >= 1e6 => format!("{:.0} Mbit/s", bits / 1e6),
+        _ => format!("{:.0} kbit/s", bits / 1e3),
+    }
+}
+
+/// `250 µs`, `1.75 ms`, `2.31 s`
+pub fn show_micros(micros: u64) -> String {
+    match micros {
+        0..1_000 => format!("{micros} µs"),
+        1_000..1_000_000 => format!("{:.2} ms", micros as f64 / 1e3),
+        _ => format!("{:.2} s", micros as f64 / 1e6),
+    }
+}
+
+/// `131 072`
+pub fn show_count(count: u64) -> String {
+    let digits = count.to_string();
+    let mut shown = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            shown.push(' ');
+        }
+        shown.push(digit);
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_typed_is_understood() {
+        assert_eq!(memory("512MiB"), Ok(512 << 20));
+        assert_eq!(memory("4G"), Ok(4 << 30));
+        assert_eq!(memory("4096"), Ok(4096));
+        assert!(memory("4Gbit").is_err() && memory("").is_err() && memory("99999999TiB").is_err());
+        assert_eq!(bandwidth("1Gbit"), Ok(1_000_000_000));
+        assert_eq!(bandwidth("2.5Mbit/s"), Ok(2_500_000));
+        assert_eq!(bandwidth("800"), Ok(800));
+        assert!(bandwidth("0").is_err() && bandwidth("fast").is_err() && bandwidth("1MiB").is_err());
+        assert_eq!(duration("50ms"), Ok(Duration::from_millis(50)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("1min"), Ok(Duration::from_secs(60)));
+        assert!(duration("50").is_err() && duration("-1s").is_err());
+    }
+
+    #[test]
+    fn what_is_shown_is_short() {
+        assert_eq!(show_bytes(512 << 20), "512 MiB");
+        assert_eq!(show_bytes(1536), "1.5 KiB");
+        assert_eq!(show_micros(250), "250 µs");
+        assert_eq!(show_micros(1750), "1.75 ms");
+        assert_eq!(show_count(131_072), "131 072");
+        assert_eq!(show_count(12), "12");
+        assert_eq!(show_bandwidth(125_000_000), "1.00 Gbit/s");
+    }
+}

@@ -1,0 +1,120 @@
+//! Taking a VM in.
+
+use std::{sync::Arc, thread, time::Duration};
+
+use super::{Daemon, End, Facts, Place, Standing};
+use crate::{
+    destination::{ReceiveError, receive},
+    machine::{Backing, Handles, Host, Machine},
+    pages::PAGE_SIZE,
+    report::in_words,
+    transport::{Acceptor, Interrupt},
+    vm::VmDescription,
+};
+
+/// What a receiving process tells its user.
+pub trait Receiver: Send {
+    /// The guest runs here; its last pages may still be coming.
+    fn runs_here(&mut self, name: &str);
+    /// A try failed; unless the VM is here all the same, the next is waited for.
+    fn failed(&mut self, why: &str);
+}
+
+/// Waits for one VM, until one has come or the interrupt is raised; failed tries are told and the next waited for,
+/// unless `once`. For a thread of its own.
+pub fn receive_one(
+    daemon: &Arc<Daemon>,
+    mut acceptor: Box<dyn Acceptor>,
+    backing: Backing,
+    once: bool,
+    interrupt: &Interrupt,
+    user: &mut dyn Receiver,
+) {
+    loop {
+        let result = daemon.receive(&mut *acceptor, backing, interrupt, user);
+        let words = match result {
+            Ok(()) => return,
+            Err(_) if interrupt.is_raised() => return daemon.finish(End::Stopped),
+            Err(words) => words,
+        };
+        user.failed(&words);
+        if once {
+            return daemon.finish(End::NothingCame);
+        }
+        // An error that comes back at once must not take all of a CPU.
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+impl Daemon {
+    fn receive(
+        self: &Arc<Self>,
+        acceptor: &mut dyn Acceptor,
+        backing: Backing,
+        interrupt: &Interrupt,
+        user: &mut dyn Receiver,
+    ) -> Result<(), String> {
+        let mut host = Host::new(backing, |vm: &VmDescription, handles: Handles| self.made(vm, handles));
+        let started = |vm: &VmDescription| {
+            self.update(|inner| {
+                inner.place = Place::Arriving;
+                inner.listening = None;
+                inner.wanted_name = Some(vm.name.clone());
+            });
+            user.runs_here(&vm.name);
+        };
+        match receive(&mut host, acceptor, interrupt, started) {
+            Ok(arrival) => {
+                self.here(arrival.vm, Standing::Running);
+                Ok(())
+            }
+            Err(error @ ReceiveError::Interrupted { .. }) => {
+                user.failed(&format!(
+                    "{}. It is kept here as \"interrupted\": look whether the source still has its memory before you stop it",
+                    in_words_of(&error)
+                ));
+                if let ReceiveError::Interrupted { vm, .. } = error {
+                    self.here(vm, Standing::Interrupted);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.update(|inner| {
+                    inner.handles = None;
+                    inner.facts = Facts::default();
+                });
+                Err(in_words_of(&error))
+            }
+        }
+    }
+
+    /// A machine was made for a VM that wants to come.
+    fn made(self: &Arc<Self>, vm: &VmDescription, handles: Handles) {
+        handles.set_console_output(Box::new(self.console.writer()));
+        self.update(|inner| {
+            inner.handles = Some(handles.clone());
+            inner.facts = Facts {
+                kind: vm.kind.clone(),
+                memory_bytes: vm.page_count * PAGE_SIZE as u64,
+                vcpus: vm.vcpus,
+                ..Facts::default()
+            };
+        });
+        self.watch_guest(handles);
+    }
+
+    fn here(&self, machine: Machine, standing: Standing) {
+        self.update(|inner| inner.place = Place::Here { machine, standing });
+    }
+}
+
+/// With all its causes; the error itself holds a machine, so it is no `dyn Error`.
+fn in_words_of(error: &ReceiveError<Machine>) -> String {
+    use std::error::Error;
+    let mut words = error.to_string();
+    if let Some(cause) = error.source() {
+        words.push_str(": ");
+        words.push_str(&in_words(cause));
+    }
+    words
+}

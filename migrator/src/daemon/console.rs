@@ -1,0 +1,101 @@
+//! The guest's console: what it wrote last, for whoever looks, and whoever looks later.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::watch;
+
+/// How much of what the guest wrote is kept.
+const KEPT_BYTES: usize = 64 << 10;
+
+/// The last of what a guest wrote to its console. Readers keep their own place and never make the guest wait: one that is
+/// too slow misses what was dropped meanwhile.
+#[derive(Debug)]
+pub struct ConsoleLog {
+    kept: Mutex<Kept>,
+    written: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: VecDeque<u8>,
+    /// Bytes ever written: the place behind the last one kept.
+    end: u64,
+}
+
+impl Default for ConsoleLog {
+    fn default() -> ConsoleLog {
+        ConsoleLog { kept: Mutex::default(), written: watch::Sender::new(0) }
+    }
+}
+
+impl ConsoleLog {
+    /// For the machine to write to.
+    pub fn writer(self: &Arc<Self>) -> ConsoleWriter {
+        ConsoleWriter(self.clone())
+    }
+
+    /// Told when something was written.
+    pub fn written(&self) -> watch::Receiver<u64> {
+        self.written.subscribe()
+    }
+
+    /// What was written from `place` on, as far as it is kept, and the place behind it.
+    pub fn read_from(&self, place: u64) -> (Vec<u8>, u64) {
+        let kept = self.lock();
+        let first = kept.end - kept.bytes.len() as u64;
+        let skip = place.clamp(first, kept.end) - first;
+        (kept.bytes.iter().skip(skip as usize).copied().collect(), kept.end)
+    }
+
+    fn write(&self, bytes: &[u8]) {
+        let mut kept = self.lock();
+        kept.bytes.extend(bytes);
+        let excess = kept.bytes.len().saturating_sub(KEPT_BYTES);
+        kept.bytes.drain(..excess);
+        kept.end += bytes.len() as u64;
+        let end = kept.end;
+        drop(kept);
+        self.written.send_replace(end);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes to a [`ConsoleLog`]; never blocks.
+#[derive(Debug)]
+pub struct ConsoleWriter(Arc<ConsoleLog>);
+
+impl Write for ConsoleWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_reader_gets_the_last_of_it_and_a_slow_one_a_gap() {
+        let log = Arc::new(ConsoleLog::default());
+        log.writer().write_all(b"hello").unwrap();
+        assert_eq!(log.read_from(0), (b"hello".to_vec(), 5));
+        assert_eq!(log.read_from(3), (b"lo".to_vec(), 5));
+        assert_eq!(log.read_from(5), (Vec::new(), 5));
+        log.writer().write_all(&[b'x'; KEPT_BYTES]).unwrap();
+        let (bytes, end) = log.read_from(5);
+        assert_eq!((bytes.len(), end), (KEPT_BYTES, 5 + KEPT_BYTES as u64));
+        assert_eq!(log.read_from(0).0.len(), KEPT_BYTES);
+    }
+}

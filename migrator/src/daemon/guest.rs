@@ -1,0 +1,52 @@
+//! What is asked of the guest. All of this may wait: for the guest, or for a page that is still missing.
+
+use super::{Daemon, Place, Refusal, Standing};
+use crate::machine::{CheckReport, GuestReport, Handles};
+
+impl Daemon {
+    /// What the guest says of itself; gaps that ended before `since_tsc` do not count as longest.
+    pub fn guest(&self, since_tsc: u64) -> GuestReport {
+        let handles = self.lock().handles.clone();
+        let report = handles.and_then(|handles| handles.guest_report(since_tsc).ok());
+        let report = report.unwrap_or_else(GuestReport::unavailable);
+        if report.ready {
+            self.lock().facts.is_booting = false;
+        }
+        report
+    }
+
+    /// Looks whether a guest that was booting is ready by now.
+    pub fn refresh_booting(&self) {
+        if self.lock().facts.is_booting {
+            self.guest(0);
+        }
+    }
+
+    /// Has the guest check all of its memory.
+    ///
+    /// # Errors
+    /// If it does not run here, or does not answer.
+    pub fn check(&self) -> Result<CheckReport, Refusal> {
+        let handles = self.running_guest()?;
+        Ok(handles.check()?)
+    }
+
+    /// Types into the guest's console. Returns how many bytes were taken; all, if there is nobody to read them.
+    pub fn type_in(&self, bytes: &[u8]) -> usize {
+        let handles = self.lock().handles.clone();
+        handles.map_or(bytes.len(), |handles| handles.type_in(bytes))
+    }
+
+    fn running_guest(&self) -> Result<Handles, Refusal> {
+        let inner = self.lock();
+        let name = inner.name.clone();
+        match (&inner.place, &inner.handles) {
+            (Place::Arriving | Place::Here { standing: Standing::Running, .. }, Some(handles)) => {
+                Ok(handles.clone())
+            }
+            (Place::Here { standing: Standing::Paused, .. }, _) => Err(Refusal::Paused { name }),
+            (Place::Here { .. }, _) => Err(Refusal::InDoubt),
+            (place, _) => Err(place.refusal(&name)),
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Moving the VM away.
+
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Daemon, End, Inner, Place, Refusal, Standing};
+use crate::{
+    machine::Machine,
+    options::{Options, Verify},
+    progress::{Progress, ProgressSnapshot},
+    report::{Outcome, Report},
+    source::migrate,
+    strategy::Strategy,
+    transport::{Address, Interrupt},
+};
+
+/// How long a process whose VM has moved waits for somebody to fetch the report.
+const REPORT_LIFETIME: Duration = Duration::from_secs(2);
+
+/// What is asked for.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MigrationRequest {
+    /// Where to: `tcp://HOST:PORT` or `unix:///PATH`.
+    pub address: String,
+    /// Which way: `pre-copy`, `post-copy` or `stop-and-copy`.
+    #[schema(value_type = String)]
+    pub strategy: Strategy,
+    /// The longest downtime that pre-copy may plan for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downtime_limit_us: Option<u64>,
+    /// The most rounds of pre-copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rounds: Option<u32>,
+    /// The most that page data may take of the link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bandwidth_bits_per_second: Option<u64>,
+    /// How long all may take until the handover.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_us: Option<u64>,
+    /// When to compare digests of all memory: `no`, `before-start` or `after-start`.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    pub verify: Verify,
+}
+
+impl MigrationRequest {
+    fn options(&self) -> Options {
+        let default = Options::default();
+        Options {
+            downtime_limit: self.downtime_limit_us.map_or(default.downtime_limit, Duration::from_micros),
+            max_rounds: self.max_rounds.unwrap_or(default.max_rounds),
+            max_bandwidth: self.max_bandwidth_bits_per_second,
+            timeout: self.timeout_us.map(Duration::from_micros),
+            verify: self.verify,
+        }
+    }
+}
+
+/// The last migration, over or not; empty if there was none.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct MigrationState {
+    /// How far it is.
+    #[schema(value_type = Option<Object>)]
+    pub progress: Option<ProgressSnapshot>,
+    /// What it cost, once it is over. `docs/report.md` has the schema.
+    #[schema(value_type = Option<Object>)]
+    pub report: Option<Report>,
+}
+
+/// What is kept of a migration.
+pub(super) struct Record {
+    progress: Arc<Progress>,
+    report: Option<Report>,
+    /// Somebody has seen the report.
+    is_fetched: bool,
+}
+
+impl Daemon {
+    /// Begins to move the VM away. Returns at once.
+    ///
+    /// # Errors
+    /// If the guest does not run here, or is being moved already.
+    pub fn migrate(self: &Arc<Self>, request: &MigrationRequest) -> Result<(), Refusal> {
+        let address: Address = request.address.parse().map_err(|e| Refusal::Request(format!("{e}")))?;
+        if request.max_bandwidth_bits_per_second == Some(0) {
+            return Err(Refusal::Request("a bandwidth of 0 moves nothing: leave it out for no limit".into()));
+        }
+        let (strategy, options) = (request.strategy, request.options());
+        let interrupt = Interrupt::default();
+        let progress = Arc::<Progress>::default();
+        let machine = self.give_to_engine(&interrupt, &progress)?;
+        // A thread that could not be started would take the machine with it, so the machine follows when it runs.
+        let (sender, receiver) = std::sync::mpsc::sync_channel::<Machine>(1);
+        let daemon = self.clone();
+        let engine = move || {
+            let Ok(mut machine) = receiver.recv() else { return };
+            let connector = address.connector();
+            let report = migrate(&mut machine, &*connector, strategy, &options, &interrupt, &progress);
+            daemon.migrated(machine, report, &address.to_string());
+        };
+        match thread::Builder::new().name("engine".to_owned()).spawn(engine) {
+            Ok(_) => {
+                sender.send(machine).ok();
+                Ok(())
+            }
+            Err(error) => {
+                self.update(|inner| inner.place = Place::Here { machine, standing: Standing::Running });
+                Err(Refusal::Thread(error))
+            }
+        }
+    }
+
+    /// Calls off the migration under way; how that ends is in its report.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn cancel(&self) -> Result<(), Refusal> {
+        let inner = self.lock();
+        match &inner.place {
+            Place::Migrating { interrupt } => {
+                interrupt.raise();
+                Ok(())
+            }
+            _ => Err(Refusal::NotMigrating { name: inner.name.clone() }),
+        }
+    }
+
+    /// The last migration, over or not. Whoever sees the report lets a process whose VM has moved end.
+    pub fn migration(&self) -> MigrationState {
+        let mut inner = self.lock();
+        let Some(record) = &mut inner.migration else { return MigrationState::default() };
+        record.is_fetched |= record.report.is_some();
+        MigrationState { progress: Some(record.progress.snapshot()), report: record.report.clone() }
+    }
+
+    /// Whether no report is to come: it is there, or nothing is under way.
+    pub fn is_migration_over(&self) -> bool {
+        !matches!(self.lock().place, Place::Migrating { .. })
+    }
+
+    fn give_to_engine(&self, interrupt: &Interrupt, progress: &Arc<Progress>) -> Result<Machine, Refusal> {
+        let mut inner = self.lock_when_arrived();
+        let name = inner.name.clone();
+        match &inner.place {
+            Place::Here { standing: Standing::Running, .. } if inner.end.is_none() => {}
+            Place::Here { standing: Standing::Paused, .. } => return Err(Refusal::Paused { name }),
+            Place::Here { standing: Standing::Unknown | Standing::Interrupted, .. } => {
+                return Err(Refusal::InDoubt);
+            }
+            other => return Err(other.refusal(&name)),
+        }
+        let migrating = Place::Migrating { interrupt: interrupt.clone() };
+        let place = std::mem::replace(&mut inner.place, migrating);
+        inner.migration = Some(Record { progress: progress.clone(), report: None, is_fetched: false });
+        drop(inner);
+        self.changed.send_replace(());
+        match place {
+            Place::Here { machine, .. } => Ok(machine),
+            other => Err(other.refusal(&name)),
+        }
+    }
+
+    /// Takes note of how it ended, and keeps or drops the machine accordingly.
+    fn migrated(&self, machine: Machine, report: Report, to: &str) {
+        let standing = match report.outcome {
+            Outcome::Completed => None,
+            Outcome::Failed | Outcome::Cancelled => Some(Standing::Running),
+            Outcome::Unknown => Some(Standing::Unknown),
+            Outcome::Interrupted => Some(Standing::Interrupted),
+        };
+        let mut machine = Some(machine);
+        self.update(|inner| {
+            inner.place = match (standing, machine.take()) {
+                (Some(standing), Some(machine)) => Place::Here { machine, standing },
+                (_, moved) => {
+                    machine = moved;
+                    Place::Moved { to: to.to_owned() }
+                }
+            };
+            inner.note(report, standing);
+        });
+        if standing.is_none() {
+            self.await_fetch();
+            self.finish(End::Moved { to: to.to_owned() });
+            // Only now: giving back a large guest's memory takes a while, and the user waits for the report.
+            drop(machine);
+        }
+    }
+
+    fn await_fetch(&self) {
+        let begin = Instant::now();
+        let is_fetched = || self.lock().migration.as_ref().is_some_and(|record| record.is_fetched);
+        while !is_fetched() && begin.elapsed() < REPORT_LIFETIME {
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Inner {
+    fn note(&mut self, report: Report, standing: Option<Standing>) {
+        if let Some(record) = &mut self.migration {
+            record.report = Some(report);
+        }
+        if self.stop_wanted && standing.is_some() {
+            self.end.get_or_insert(End::Stopped);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Where the machine is.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Refusal;
+use crate::{machine::Machine, transport::Interrupt};
+
+/// Where the machine is, and whose.
+pub enum Place {
+    /// No VM has come yet.
+    Awaited,
+    /// The guest runs here, and the engine has the machine until its last pages have come.
+    Arriving,
+    /// Here, and nobody else has it.
+    Here {
+        /// It.
+        machine: Machine,
+        /// Whether it runs, and if not, why.
+        standing: Standing,
+    },
+    /// The engine has it, to move it away.
+    Migrating {
+        /// Calls the migration off.
+        interrupt: Interrupt,
+    },
+    /// It runs elsewhere.
+    Moved {
+        /// Where it was sent.
+        to: String,
+    },
+}
+
+/// Whether a guest runs, and if not, why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It runs.
+    Running,
+    /// Its user paused it.
+    Paused,
+    /// Paused here, and it may run at the destination.
+    Unknown,
+    /// Some of its pages are only at the other side.
+    Interrupted,
+}
+
+/// What is known of a VM without asking its guest.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// `kvm` or `simulated`; empty before a VM has come.
+    pub kind: String,
+    /// Its memory.
+    pub memory_bytes: u64,
+    /// Its vCPUs.
+    pub vcpus: u8,
+    /// What was booted, if that happened here.
+    pub image: Option<String>,
+    /// The kernel's command line, if it was booted here.
+    pub command_line: Option<String>,
+    /// The guest has not yet said that it is ready.
+    pub is_booting: bool,
+}
+
+/// A VM, as the API shows it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// The name it goes by on this host.
+    pub name: String,
+    /// `kvm` or `simulated`; empty before a VM has come.
+    pub kind: String,
+    /// `booting`, `running`, `paused`, `migrating`, `receiving`, `moved`, `unknown`, `interrupted` or `stopped`.
+    pub status: String,
+    /// Its memory.
+    pub memory_bytes: u64,
+    /// Its vCPUs.
+    pub vcpus: u8,
+    /// The process that holds it.
+    pub pid: u32,
+    /// What was booted, if that is known.
+    pub image: Option<String>,
+    /// The kernel's command line, if it was booted here.
+    pub command_line: Option<String>,
+    /// Where it waits for a VM, while it does.
+    pub listening: Option<String>,
+    /// When the process was started (RFC 3339).
+    pub started_at: String,
+    /// What the process has resident beside guest memory.
+    pub overhead_bytes: Option<u64>,
+}
+
+impl Place {
+    /// The status's name.
+    pub(super) fn name(&self, is_booting: bool) -> String {
+        let name = match self {
+            Place::Awaited => "receiving",
+            Place::Here { standing: Standing::Running, .. } if is_booting => "booting",
+            Place::Arriving | Place::Here { standing: Standing::Running, .. } => "running",
+            Place::Here { standing: Standing::Paused, .. } => "paused",
+            Place::Here { standing: Standing::Unknown, .. } => "unknown",
+            Place::Here { standing: Standing::Interrupted, .. } => "interrupted",
+            Place::Migrating { .. } => "migrating",
+            Place::Moved { .. } => "moved",
+        };
+        name.to_owned()
+    }
+
+    /// Why nothing can be done with the machine there.
+    pub(super) fn refusal(&self, name: &str) -> Refusal {
+        let name = name.to_owned();
+        match self {
+            Place::Awaited => Refusal::NotHereYet { name },
+            Place::Arriving => Refusal::StillArriving { name },
+            Place::Moved { to } => Refusal::Moved { name, to: to.clone() },
+            Place::Migrating { .. } | Place::Here { .. } => Refusal::Migrating { name },
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Why a VM's process does not do what it was asked.
+
+use thiserror::Error;
+
+use crate::{machine::UnavailableGuest, vm::VmError};
+
+/// Why not. Nothing has changed then.
+#[derive(Debug, Error)]
+pub enum Refusal {
+    /// No VM has come yet.
+    #[error("{name} waits for a VM, and none has come yet")]
+    NotHereYet {
+        /// Its name.
+        name: String,
+    },
+    /// The engine still has the machine.
+    #[error("the last pages of {name} are still arriving: try again when they have")]
+    StillArriving {
+        /// Its name.
+        name: String,
+    },
+    /// The engine has the machine.
+    #[error("{name} is being migrated: wait for the end, or call it off with `ferry cancel {name}`")]
+    Migrating {
+        /// Its name.
+        name: String,
+    },
+    /// It runs elsewhere.
+    #[error("{name} has moved to {to}")]
+    Moved {
+        /// Its name.
+        name: String,
+        /// Where it was sent.
+        to: String,
+    },
+    /// It was paused by its user.
+    #[error("{name} is paused: resume it first, with `ferry resume {name}`")]
+    Paused {
+        /// Its name.
+        name: String,
+    },
+    /// Nobody here knows which side runs it.
+    #[error(
+        "an earlier migration broke off where this side cannot know whether the guest runs at the destination: look \
+         there first. If it runs on both sides, disks and network will see two of it. `ferry resume --force` runs it \
+         here nevertheless"
+    )]
+    InDoubt,
+    /// There is nothing to call off.
+    #[error("{name} is not being migrated: there is nothing to cancel")]
+    NotMigrating {
+        /// Its name.
+        name: String,
+    },
+    /// The request makes no sense.
+    #[error("{0}")]
+    Request(String),
+    /// The guest could not be asked.
+    #[error(transparent)]
+    Guest(#[from] UnavailableGuest),
+    /// The machine could not do it.
+    #[error("the machine could not do it")]
+    Machine(#[source] VmError),
+    /// A thread could not be started.
+    #[error("start the engine's thread")]
+    Thread(#[source] std::io::Error),
+}

@@ -1,0 +1,179 @@
+//! The control side of the process: API, console and signals, until the end.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        UnixListener,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{Claim, ConsoleLog, Daemon, End, RegistryError};
+
+/// How long a VM that has arrived tries to get its own name, which the source on the same host holds a moment longer.
+const NAME_PATIENCE: Duration = Duration::from_secs(10);
+/// How long answers under way may take once the process ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// Serves a VM's control and console sockets until its process is to end. `take_name` lets a VM that arrives take its own
+/// name.
+///
+/// # Errors
+/// If the sockets or signals cannot be set up.
+pub fn serve(daemon: &Arc<Daemon>, claim: Claim, take_name: bool) -> io::Result<End> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let end = runtime.block_on(run(daemon, claim, take_name));
+    // A thread that waits for a page which never comes must not keep the process.
+    runtime.shutdown_background();
+    end
+}
+
+async fn run(daemon: &Arc<Daemon>, claim: Claim, take_name: bool) -> io::Result<End> {
+    let listener = |from: &std::os::unix::net::UnixListener| {
+        from.set_nonblocking(true)?;
+        UnixListener::from_std(from.try_clone()?)
+    };
+    let (control, console) = (listener(&claim.control)?, listener(&claim.console)?);
+    stop_on_signals(daemon)?;
+    tokio::spawn(serve_console(daemon.clone(), console));
+    let ended = {
+        let daemon = daemon.clone();
+        async move { await_end(&daemon).await }
+    };
+    let api = axum::serve(control, crate::api::router(daemon.clone())).with_graceful_shutdown(async {
+        ended.await;
+    });
+    let api = tokio::spawn(async move { api.await });
+    let end = tokio::select! {
+        // The claim lives here: its files go when the process is about to.
+        end = keep_name(daemon, claim, take_name) => end,
+        end = await_end(daemon) => end,
+    };
+    timeout(LAST_ANSWERS, api).await.ok();
+    Ok(end)
+}
+
+async fn await_end(daemon: &Daemon) -> End {
+    let mut changes = daemon.changes();
+    loop {
+        if let Some(end) = daemon.end() {
+            return end;
+        }
+        // The sender lives as long as the daemon.
+        changes.changed().await.ok();
+    }
+}
+
+/// Holds the name, and takes the VM's own as soon as one has arrived and its name is free.
+async fn keep_name(daemon: &Daemon, mut claim: Claim, take_name: bool) -> End {
+    if take_name && let Some(wanted) = await_wanted_name(daemon).await {
+        let begin = Instant::now();
+        loop {
+            match claim.rename(&wanted) {
+                Ok(()) => {
+                    daemon.update(|inner| inner.name.clone_from(&wanted));
+                    break;
+                }
+                Err(RegistryError::Taken { .. }) if begin.elapsed() < NAME_PATIENCE => {
+                    sleep(Duration::from_millis(100)).await;
+                }
+                Err(error) => {
+                    eprintln!("ferry: {error}; here it goes by {}", claim.name());
+                    break;
+                }
+            }
+        }
+    }
+    await_end(daemon).await
+}
+
+async fn await_wanted_name(daemon: &Daemon) -> Option<String> {
+    let mut changes = daemon.changes();
+    loop {
+        if let Some(name) = daemon.lock().wanted_name.clone() {
+            return Some(name);
+        }
+        changes.changed().await.ok()?;
+    }
+}
+
+/// The first signal ends the process in order, a second at once.
+fn stop_on_signals(daemon: &Arc<Daemon>) -> io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let daemon = daemon.clone();
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        next().await;
+        daemon.stop();
+        next().await;
+        daemon.finish(End::Stopped);
+    });
+    Ok(())
+}
+
+async fn serve_console(daemon: Arc<Daemon>, listener: UnixListener) {
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => {
+                let (input, output) = client.into_split();
+                tokio::spawn(type_in(daemon.clone(), input));
+                let log = daemon.console().clone();
+                tokio::spawn(async move {
+                    let written = log.written();
+                    // A client that has gone has gone.
+                    show(&log, written, output).await.ok();
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a console client could not be accepted");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// First what was written before, then what is written from now on.
+async fn show(
+    log: &ConsoleLog,
+    mut written: watch::Receiver<u64>,
+    mut output: OwnedWriteHalf,
+) -> io::Result<()> {
+    let mut place = 0;
+    loop {
+        written.mark_unchanged();
+        let (bytes, end) = log.read_from(place);
+        output.write_all(&bytes).await?;
+        place = end;
+        if *written.borrow() > place {
+            continue;
+        }
+        if written.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+async fn type_in(daemon: Arc<Daemon>, mut input: OwnedReadHalf) {
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = input.read(&mut buffer).await {
+        let mut rest = &buffer[..count];
+        while !rest.is_empty() {
+            let taken = daemon.type_in(rest);
+            rest = &rest[taken..];
+            if taken == 0 {
+                // The guest reads slowly: its user waits, nothing is lost.
+                sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What a process keeps of a machine while the engine has it: each handle works whoever has borrowed the machine.
+
+use std::{io::Write, sync::Arc};
+
+use super::{CheckReport, Footprint, GuestReport, Machine, UnavailableGuest, telemetry};
+use crate::{pages::GuestPages, sim::SimObserver, vm::SourceVm};
+
+/// Handles on a machine and the guest in it.
+#[derive(Clone)]
+pub struct Handles {
+    footprint: Footprint,
+    page_count: u64,
+    guest: Guest,
+}
+
+#[derive(Clone)]
+enum Guest {
+    #[cfg(feature = "kvm")]
+    Kvm {
+        memory: Arc<vmm::GuestMemory>,
+        console: vmm::Console,
+        events: vmm::Events,
+    },
+    Simulated(SimObserver),
+}
+
+/// How a guest ended by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// What the process is to exit with.
+    pub exit_code: u8,
+    /// What happened, in words.
+    pub words: String,
+}
+
+impl Machine {
+    /// Handles that outlive any borrow of the machine.
+    pub fn handles(&self) -> Handles {
+        let pages: Arc<dyn GuestPages> = SourceVm::pages(self);
+        let guest = match self {
+            #[cfg(feature = "kvm")]
+            Machine::Kvm(vm) => Guest::Kvm {
+                memory: vm.machine().memory().clone(),
+                console: vm.machine().console(),
+                events: vm.machine().events(),
+            },
+            Machine::Simulated(vm) => Guest::Simulated(vm.observer()),
+        };
+        Handles { footprint: Footprint::of(&*pages), page_count: pages.page_count(), guest }
+    }
+}
+
+impl Handles {
+    /// The guest's memory, in pages.
+    pub fn page_count(&self) -> u64 {
+        self.page_count
+    }
+
+    /// Where guest memory lies in this process.
+    pub fn footprint(&self) -> &Footprint {
+        &self.footprint
+    }
+
+    /// Sends what the guest writes to its console to `sink`, which must not block.
+    pub fn set_console_output(&self, sink: Box<dyn Write + Send>) {
+        match &self.guest {
+            #[cfg(feature = "kvm")]
+            Guest::Kvm { console, .. } => console.set_output(sink),
+            Guest::Simulated(_) => {
+                let mut sink = sink;
+                // Nobody else will write there; a sink that is full or gone loses only these words.
+                sink.write_all(b"A simulated guest has no console.\r\n").ok();
+            }
+        }
+    }
+
+    /// Types into the guest's console. Returns how many bytes were taken.
+    pub fn type_in(&self, bytes: &[u8]) -> usize {
+        match &self.guest {
+            #[cfg(feature = "kvm")]
+            Guest::Kvm { console, .. } => console.write(bytes),
+            Guest::Simulated(_) => bytes.len(),
+        }
+    }
+
+    /// Waits until the guest ends by itself; `None` once the machine is gone. A simulated guest never ends.
+    pub fn wait_for_ending(&self) -> Option<Ending> {
+        match &self.guest {
+            #[cfg(feature = "kvm")]
+            Guest::Kvm { events, .. } => events.wait().map(|event| ending(&event)),
+            Guest::Simulated(_) => None,
+        }
+    }
+
+    /// What the guest says of itself. `since_tsc` leaves out gaps that ended before. May wait for a missing page.
+    ///
+    /// # Errors
+    /// If the guest says nothing that Ferry understands.
+    pub fn guest_report(&self, since_tsc: u64) -> Result<GuestReport, UnavailableGuest> {
+        match &self.guest {
+            #[cfg(feature = "kvm")]
+            Guest::Kvm { memory, .. } => {
+                telemetry::read(memory).map(|snapshot| telemetry::report(&snapshot, since_tsc))
+            }
+            Guest::Simulated(guest) => {
+                guest.guest().map(|guest| telemetry::of_simulated(&guest)).ok_or(UnavailableGuest::NotStarted)
+            }
+        }
+    }
+
+    /// Asks the guest to check all of its memory, and waits for what it finds. The guest must run.
+    ///
+    /// # Errors
+    /// If it does not answer in time, or cannot be asked.
+    pub fn check(&self) -> Result<CheckReport, UnavailableGuest> {
+        match &self.guest {
+            #[cfg(feature = "kvm")]
+            Guest::Kvm { memory, .. } => telemetry::check(memory),
+            Guest::Simulated(guest) => guest
+                .check()
+                .map(|guest| telemetry::check_of_simulated(&guest, self.page_count))
+                .ok_or(UnavailableGuest::NotStarted),
+        }
+    }
+}
+
+#[cfg(feature = "kvm")]
+fn ending(event: &vmm::Event) -> Ending {
+    match event {
+        vmm::Event::Exited { code } => Ending { exit_code: *code, words: event.to_string() },
+        vmm::Event::ResetRequested => {
+            Ending { exit_code: 0, words: "the guest asked for a reset, which ends it here".to_owned() }
+        }
+        vmm::Event::Shutdown { .. } | vmm::Event::Failed { .. } => {
+            Ending { exit_code: 1, words: event.to_string() }
+        }
+    }
+}

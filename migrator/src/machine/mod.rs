@@ -1,0 +1,107 @@
+//! Either kind of machine behind the engine's seam, and the handles a process keeps on one while the engine has it.
+
+mod clock;
+mod footprint;
+mod handles;
+mod host;
+#[cfg(feature = "kvm")]
+mod pulse;
+mod telemetry;
+
+use std::sync::Arc;
+
+pub use clock::tsc_now;
+pub use footprint::Footprint;
+pub use handles::{Ending, Handles};
+pub use host::{Backing, Host};
+#[cfg(feature = "kvm")]
+pub use pulse::pulse_command_line;
+pub use telemetry::{CheckReport, GapReport, GuestReport, UnavailableGuest};
+
+#[cfg(feature = "kvm")]
+use crate::kvm_vm::KvmVm;
+use crate::{
+    pages::{GuestPages, PageSet},
+    sim::SimVm,
+    vm::{DestinationVm, MissingPages, SourceVm, VmDescription, VmError},
+};
+
+/// A machine of either kind.
+pub enum Machine {
+    /// Ferry's own, on KVM.
+    #[cfg(feature = "kvm")]
+    Kvm(Box<KvmVm>),
+    /// One without hardware.
+    Simulated(Box<SimVm>),
+}
+
+/// Does the same to whichever machine it is.
+macro_rules! whichever {
+    ($machine:expr, $vm:ident => $do:expr) => {
+        match $machine {
+            #[cfg(feature = "kvm")]
+            Machine::Kvm($vm) => $do,
+            Machine::Simulated($vm) => $do,
+        }
+    };
+}
+
+impl SourceVm for Machine {
+    fn describe(&self) -> VmDescription {
+        whichever!(self, vm => vm.describe())
+    }
+
+    fn pages(&self) -> Arc<dyn GuestPages> {
+        whichever!(self, vm => SourceVm::pages(&**vm))
+    }
+
+    fn start_dirty_log(&mut self) -> Result<(), VmError> {
+        whichever!(self, vm => vm.start_dirty_log())
+    }
+
+    fn take_dirty(&mut self, dirty: &mut PageSet) -> Result<(), VmError> {
+        whichever!(self, vm => vm.take_dirty(dirty))
+    }
+
+    fn stop_dirty_log(&mut self) -> Result<(), VmError> {
+        whichever!(self, vm => vm.stop_dirty_log())
+    }
+
+    fn pause(&mut self) -> Result<(), VmError> {
+        whichever!(self, vm => vm.pause())
+    }
+
+    fn resume(&mut self) -> Result<(), VmError> {
+        whichever!(self, vm => vm.resume())
+    }
+
+    fn save_state(&mut self) -> Result<Vec<u8>, VmError> {
+        whichever!(self, vm => vm.save_state())
+    }
+}
+
+impl DestinationVm for Machine {
+    fn pages(&self) -> Arc<dyn GuestPages> {
+        whichever!(self, vm => DestinationVm::pages(&**vm))
+    }
+
+    fn populate(&mut self) -> Result<(), VmError> {
+        whichever!(self, vm => vm.populate())
+    }
+
+    fn discard(&mut self) -> Result<(), VmError> {
+        whichever!(self, vm => vm.discard())
+    }
+
+    fn watch_missing(&mut self) -> Result<Arc<dyn MissingPages>, VmError> {
+        whichever!(self, vm => vm.watch_missing())
+    }
+
+    fn load_state(&mut self, state: &[u8]) -> Result<(), VmError> {
+        whichever!(self, vm => vm.load_state(state))
+    }
+
+    fn start(&mut self) -> Result<(), VmError> {
+        whichever!(self, vm => vm.start())
+    }
+}
