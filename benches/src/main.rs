@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! `ferry-bench`: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    benches::run()
+}

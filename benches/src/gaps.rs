@@ -1,0 +1,132 @@
+//! Which of the guest's gaps is the downtime.
+//!
+//! The guest notes every step of its loop that took longer than 50 µs, by the time-stamp counter. Between
+//! the command to migrate and the end of the migration that is, in order of time:
+//!
+//! 1. the rehearsal: a pause of 0.1–0.3 ms before the rounds, in which the source saves its state once;
+//! 2. stretches in which the host ran something else;
+//! 3. **the switchover**;
+//! 4. in post-copy, one gap for each touch of a missing page.
+//!
+//! So the longest gap of all would name a page fault or the host's scheduler now and then. The rule is:
+//! the source's memory stands still from its pause on, and says when the guest made its last step there.
+//! *The downtime is the gap that contains that moment*: the first that begins at or after the last
+//! step at the source, less a tolerance. On several vCPUs it is the longest of theirs. Where the source
+//! cannot be read any more, it is the longest gap between the command and the end.
+
+use serde::Deserialize;
+
+/// A gap, as the control socket tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Gap {
+    /// Whose.
+    pub vcpu: u32,
+    /// The counter at the step before it.
+    pub start_tsc: u64,
+    /// How long, in ticks.
+    pub ticks: u64,
+    /// How long, in microseconds.
+    pub duration_us: u64,
+    /// What the vCPU was doing.
+    #[serde(default)]
+    pub activity: String,
+}
+
+impl Gap {
+    fn end_tsc(&self) -> u64 {
+        self.start_tsc.saturating_add(self.ticks)
+    }
+
+    /// The guest was up and at its work; while it fills or checks memory, a step is long by itself.
+    fn is_ordinary(&self) -> bool {
+        !matches!(self.activity.to_ascii_lowercase().as_str(), "fill" | "filling" | "check" | "checking")
+    }
+}
+
+/// When the migration happened, by the guest's counter.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// Just before the command.
+    pub begin_tsc: u64,
+    /// Just after the end.
+    pub end_tsc: u64,
+    /// The last step the guest made at the source, if its memory could still be read.
+    pub last_step_tsc: Option<u64>,
+}
+
+/// What the guest saw of a migration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The gap that is the switchover.
+    pub downtime_us: Option<u64>,
+    /// The longest other one: a page fault, the rehearsal, or the host's scheduler.
+    pub longest_stall_us: Option<u64>,
+}
+
+/// Picks the downtime, and the longest of the rest.
+pub fn seen(gaps: &[Gap], window: Window) -> Seen {
+    let within =
+        |gap: &&Gap| gap.is_ordinary() && gap.end_tsc() > window.begin_tsc && gap.start_tsc < window.end_tsc;
+    let within: Vec<&Gap> = gaps.iter().filter(within).collect();
+    let switchovers = switchovers(&within, window.last_step_tsc);
+    let others = within.iter().filter(|gap| !switchovers.contains(gap));
+    Seen {
+        downtime_us: switchovers.iter().map(|gap| gap.duration_us).max(),
+        longest_stall_us: others.map(|gap| gap.duration_us).max(),
+    }
+}
+
+/// The gap of each vCPU that is the switchover.
+fn switchovers<'a>(within: &[&'a Gap], last_step_tsc: Option<u64>) -> Vec<&'a Gap> {
+    let Some(last_step) = last_step_tsc else {
+        return within.iter().max_by_key(|gap| gap.ticks).copied().into_iter().collect();
+    };
+    let mut vcpus: Vec<u32> = within.iter().map(|gap| gap.vcpu).collect();
+    vcpus.sort_unstable();
+    vcpus.dedup();
+    let first_after = |vcpu| {
+        let after = within.iter().filter(|gap| gap.vcpu == vcpu && gap.end_tsc() > last_step);
+        after.min_by_key(|gap| gap.start_tsc).copied()
+    };
+    vcpus.into_iter().filter_map(first_after).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gap(vcpu: u32, start_tsc: u64, ticks: u64) -> Gap {
+        Gap { vcpu, start_tsc, ticks, duration_us: ticks / 1_000, activity: "spin".to_owned() }
+    }
+
+    const WINDOW: Window =
+        Window { begin_tsc: 1_000_000, end_tsc: 9_000_000, last_step_tsc: Some(3_000_050) };
+
+    #[test]
+    fn the_gap_that_contains_the_last_step_is_the_downtime_even_if_a_fault_is_longer() {
+        let gaps = [
+            gap(0, 500_000, 90_000),      // before: the guest booted
+            gap(0, 1_200_000, 150_000),   // rehearsal
+            gap(0, 3_000_000, 900_000),   // switchover
+            gap(0, 5_000_000, 1_400_000), // page fault
+            gap(0, 9_500_000, 7_000_000), // after
+        ];
+        assert_eq!(seen(&gaps, WINDOW), Seen { downtime_us: Some(900), longest_stall_us: Some(1_400) });
+    }
+
+    #[test]
+    fn a_check_is_no_gap_and_vcpus_are_told_apart() {
+        let mut check = gap(0, 3_000_000, 5_000_000);
+        check.activity = "check".to_owned();
+        let gaps = [check, gap(0, 3_000_040, 800_000), gap(1, 3_000_045, 850_000), gap(1, 4_000_000, 60_000)];
+        assert_eq!(seen(&gaps, WINDOW), Seen { downtime_us: Some(850), longest_stall_us: Some(60) });
+    }
+
+    #[test]
+    fn without_the_source_the_longest_gap_has_to_do() {
+        let gaps = [gap(0, 1_200_000, 150_000), gap(0, 3_000_000, 900_000)];
+        let window = Window { last_step_tsc: None, ..WINDOW };
+        assert_eq!(seen(&gaps, window), Seen { downtime_us: Some(900), longest_stall_us: Some(150) });
+        assert_eq!(seen(&[], window), Seen::default());
+    }
+}

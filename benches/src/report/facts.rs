@@ -1,0 +1,47 @@
+//! The host, the command, the date: without them a figure means nothing.
+
+use maud::{Markup, html};
+
+use crate::{
+    host::{HostFacts, Kvm},
+    units,
+};
+
+/// As a list.
+pub fn draw(host: &HostFacts) -> Markup {
+    let load = &host.load;
+    let facts = [
+        ("Command", host.command.clone()),
+        ("Date", host.date.clone()),
+        (
+            "Ferry",
+            match &host.commit {
+                Some(commit) => format!("{}, commit {commit}", host.version),
+                None => host.version.clone(),
+            },
+        ),
+        ("CPU", format!("{}, {} online", host.cpu_model, host.cores)),
+        ("Memory", units::bytes(host.memory_bytes)),
+        ("Kernel", host.kernel.clone()),
+        ("KVM", kvm(host.kvm).to_owned()),
+        ("Load before", format!("{} / {} / {}", load.one_minute, load.five_minutes, load.fifteen_minutes)),
+    ];
+    html! {
+        dl.facts {
+            @for (name, value) in facts {
+                div { dt { (name) } dd { (value) } }
+            }
+        }
+    }
+}
+
+/// In words.
+fn kvm(kind: Kvm) -> &'static str {
+    match kind {
+        Kvm::Vmx => "Intel VT-x",
+        Kvm::Svm => "AMD-V",
+        Kvm::Pvm => "page-table virtualisation (kvm-pvm), neither VT-x nor AMD-V",
+        Kvm::Other => "of an unknown kind",
+        Kvm::None => "none: guests were simulated",
+    }
+}

@@ -1,0 +1,101 @@
+//! `report/index.html`: one self-contained page, made from a results file and nothing else.
+
+mod bars;
+mod charts;
+mod facts;
+mod faults;
+mod page;
+mod parts;
+mod scale;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    command::Render,
+    results::{self, Results},
+};
+
+/// `ferry-bench report FILE`.
+///
+/// # Errors
+/// If the file is not one of ours, or the page cannot be written.
+pub fn render_again(options: &Render) -> Result<ExitCode> {
+    let results = results::read(&options.file)?;
+    let page = write(&results, &options.out)?;
+    println!("{}", page.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the page into a folder, and says where.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write(results: &Results, folder: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(folder)
+        .with_context(|| format!("make the folder {}", folder.display()))
+        .context("choose another with --out")?;
+    let path = folder.join("index.html");
+    results::write_whole(&path, page::draw(results).into_string().as_bytes())?;
+    Ok(path)
+}
+
+/// What a run with defaults gave, for tests of everything that shows results.
+#[cfg(test)]
+pub(crate) fn fixture() -> Results {
+    serde_json::from_str(include_str!("../../tests/fixtures/results.json")).expect("the fixture is sound")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_is_whole_and_needs_nothing_else() {
+        let page = page::draw(&fixture()).into_string();
+        assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"));
+        for outside in ["http://", "https://", "src=", "@import", "<script"] {
+            assert!(!page.replace("http://www.w3.org/2000/svg", "").contains(outside), "{outside}");
+        }
+        for words in [
+            "shortest time",
+            "Downtime",
+            "Total time",
+            "Rounds",
+            "Page faults",
+            "<title>",
+            "prefers-color-scheme",
+        ] {
+            assert!(page.contains(words), "no {words:?}");
+        }
+        assert!(!page.contains("NaN"));
+    }
+
+    #[test]
+    fn a_page_can_be_drawn_of_nothing_and_of_failures_only() {
+        let mut results = fixture();
+        for run in &mut results.runs {
+            run.outcome = crate::results::RunOutcome::Failed;
+            run.error = Some("<b>no</b> such link".to_owned());
+        }
+        let page = page::draw(&results).into_string();
+        assert!(page.contains("&lt;b&gt;no") && !page.contains("NaN"));
+        results.runs.clear();
+        assert!(page::draw(&results).into_string().contains("nothing was measured"));
+    }
+
+    #[test]
+    fn every_kind_of_guest_gets_its_own_part() {
+        let mut results = fixture();
+        let mut more = results.runs.clone();
+        more.iter_mut().for_each(|run| run.workload.dirty_rate_pages_per_second = 50_000);
+        results.runs.extend(more);
+        let page = page::draw(&results).into_string();
+        assert!(page.contains("50\u{202f}000/s") && page.contains("10\u{202f}000/s"));
+    }
+}

@@ -1,0 +1,210 @@
+//! One migration, measured.
+
+use migrator::{
+    protocol::FaultStatistics,
+    report::{Outcome, Report, RoundReport},
+    strategy::Strategy,
+    timeline::DowntimeParts,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{gaps::Seen, plan::Workload};
+
+/// The engine of all runs so far; others will stand beside it.
+pub const ENGINE: &str = "ferry";
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunOutcome {
+    /// The guest runs at the destination.
+    Completed,
+    /// The guest runs on at the source, or the run did not come so far.
+    Failed,
+    /// As failed, on request.
+    Cancelled,
+    /// Nobody knows which side runs it.
+    Unknown,
+    /// It was started at the destination and lacks pages.
+    Interrupted,
+    /// This host does not permit what the strategy needs; the run was not tried.
+    Skipped,
+}
+
+impl From<Outcome> for RunOutcome {
+    fn from(outcome: Outcome) -> RunOutcome {
+        match outcome {
+            Outcome::Completed => RunOutcome::Completed,
+            Outcome::Failed => RunOutcome::Failed,
+            Outcome::Cancelled => RunOutcome::Cancelled,
+            Outcome::Unknown => RunOutcome::Unknown,
+            Outcome::Interrupted => RunOutcome::Interrupted,
+        }
+    }
+}
+
+/// Page faults at the destination, in post-copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageFaults {
+    /// How many were served.
+    pub count: u64,
+    /// Half were served within this.
+    pub p50_us: u64,
+    /// All but a hundredth were.
+    pub p99_us: u64,
+    /// The slowest.
+    pub max_us: u64,
+    /// How many fell into each power of two of microseconds: `[<1, <2, <4, …]`.
+    #[serde(default)]
+    pub histogram: Vec<u64>,
+}
+
+impl From<FaultStatistics> for PageFaults {
+    fn from(faults: FaultStatistics) -> PageFaults {
+        let FaultStatistics { count, p50_us, p99_us, max_us, histogram, .. } = faults;
+        PageFaults { count, p50_us, p99_us, max_us, histogram }
+    }
+}
+
+/// One run: what was to be moved, how, and what it cost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Which engine moved the guest.
+    pub engine: String,
+    /// Which pass over all arms it belongs to, from 1.
+    pub pass: u32,
+    /// The guest was simulated: the figures say how the engine behaves, not how fast a VM moves.
+    pub simulated: bool,
+    /// How it was moved.
+    pub strategy: Strategy,
+    /// What was moved.
+    #[serde(flatten)]
+    pub workload: Workload,
+    /// The downtime limit that was given to pre-copy.
+    pub downtime_limit_us: u64,
+    /// How it ended.
+    pub outcome: RunOutcome,
+    /// What went wrong, why, and what to do, if anything did.
+    pub error: Option<String>,
+    /// The digests of all memory were equal, and the guest found every page of its own as it had left it.
+    /// Nothing where neither could be asked.
+    pub verified: Option<bool>,
+    /// Downtime by the engine's clock.
+    pub downtime_engine_us: Option<u64>,
+    /// Downtime by the guest's clock: see [`crate::gaps`] for the rule.
+    pub downtime_guest_us: Option<u64>,
+    /// The longest other gap that the guest saw during the migration.
+    pub longest_stall_us: Option<u64>,
+    /// The engine's downtime in parts.
+    pub downtime_parts_us: DowntimeParts,
+    /// From the command to the source being free of duty.
+    pub total_us: Option<u64>,
+    /// From the command to the first page.
+    pub setup_us: u64,
+    /// Bytes on bulk and urgent links.
+    pub bytes_sent: u64,
+    /// Pages sent, each as often as it was sent.
+    pub pages_sent: u64,
+    /// Those of them that were zero.
+    pub zero_pages: u64,
+    /// The rounds made while the guest ran at the source.
+    pub rounds: Vec<RoundReport>,
+    /// What was pushed after the start.
+    pub push: Option<RoundReport>,
+    /// Page faults at the destination.
+    pub page_faults: PageFaults,
+    /// Pages the guest found that were not as it had left them.
+    pub guest_errors: Option<u64>,
+    /// What the source's process takes beside the guest's memory.
+    pub overhead_bytes: Option<u64>,
+    /// What a plain TCP sender and receiver moved in this pass, between processes like the VMs'.
+    pub limit_bytes_per_second: Option<u64>,
+    /// Something else used the host before or during the run: distrust its times.
+    pub host_overloaded: bool,
+    /// The share of the host that others used, in hundredths of all its CPUs; steal included.
+    pub others_cpu_percent: u32,
+}
+
+impl Run {
+    /// A run of which nothing is known yet but what was planned.
+    pub fn planned(strategy: Strategy, workload: Workload, pass: u32) -> Run {
+        Run {
+            engine: ENGINE.to_owned(),
+            pass,
+            simulated: false,
+            strategy,
+            workload,
+            downtime_limit_us: 0,
+            outcome: RunOutcome::Failed,
+            error: None,
+            verified: None,
+            downtime_engine_us: None,
+            downtime_guest_us: None,
+            longest_stall_us: None,
+            downtime_parts_us: DowntimeParts::default(),
+            total_us: None,
+            setup_us: 0,
+            bytes_sent: 0,
+            pages_sent: 0,
+            zero_pages: 0,
+            rounds: Vec::new(),
+            push: None,
+            page_faults: PageFaults::default(),
+            guest_errors: None,
+            overhead_bytes: None,
+            limit_bytes_per_second: None,
+            host_overloaded: false,
+            others_cpu_percent: 0,
+        }
+    }
+
+    /// Takes over what the engine reported.
+    pub fn record(&mut self, report: Report) {
+        self.outcome = report.outcome.into();
+        self.error = report.error;
+        self.verified = report.verified;
+        self.downtime_limit_us = report.options.downtime_limit_us;
+        self.downtime_engine_us = report.downtime_engine_us;
+        self.downtime_parts_us = report.downtime_parts_us;
+        self.total_us = Some(report.total_us);
+        self.setup_us = report.setup_us;
+        self.bytes_sent = report.bytes_sent;
+        self.pages_sent = report.pages_sent;
+        self.zero_pages = report.zero_pages;
+        self.rounds = report.rounds;
+        self.push = report.push;
+        self.page_faults = report.page_faults.into();
+    }
+
+    /// Takes over what the guest saw.
+    pub fn record_guest(&mut self, seen: Seen) {
+        (self.downtime_guest_us, self.longest_stall_us) = (seen.downtime_us, seen.longest_stall_us);
+    }
+
+    /// Takes over what the guest found in its memory afterwards.
+    pub fn record_check(&mut self, errors: u64) {
+        self.guest_errors = Some(errors);
+        self.verified = Some(self.verified != Some(false) && errors == 0);
+    }
+
+    /// It did not do what it was to do. A run that was not tried is none.
+    pub fn is_failure(&self) -> bool {
+        match self.outcome {
+            RunOutcome::Completed => self.verified == Some(false),
+            RunOutcome::Skipped => false,
+            _ => true,
+        }
+    }
+
+    /// Its figures count.
+    pub fn is_measured(&self) -> bool {
+        self.outcome == RunOutcome::Completed
+    }
+
+    /// The time in which pages moved, waiting for neither setup nor verification.
+    pub fn moving_us(&self) -> Option<u64> {
+        let rounds: u64 = self.rounds.iter().map(|round| round.duration_us).sum();
+        let push = self.push.map_or(0, |push| push.duration_us);
+        Some(rounds + push + self.downtime_engine_us?)
+    }
+}

@@ -1,0 +1,172 @@
+//! The one table, for a terminal of 100 columns.
+
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
+
+use crate::{
+    statistics::Spread,
+    summary::{Row, Summary, Verified},
+    units,
+};
+
+const WIDTH: u16 = 100;
+
+/// Draws it.
+pub fn draw(summary: &Summary<'_>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    table.set_header(HEADER);
+    let groups = summary.groups();
+    for (workload, rows) in &groups {
+        if let Some(name) = summary.name_of(workload) {
+            table.add_row([name]);
+        }
+        for row in rows {
+            table.add_row(cells(row));
+        }
+    }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((u16::from(index > 0), 1));
+        // What does not fit is broken in the names of guests, never in a figure.
+        if index > 0 || groups.len() < 2 {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+        if (1..=HEADER.len() - 2).contains(&index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+const HEADER: [&str; 9] = [
+    "strategy",
+    "downtime\nby guest",
+    "downtime\nby engine",
+    "total",
+    "sent",
+    "of\nlimit",
+    "rounds",
+    "faults\np50 / p99",
+    "verified",
+];
+
+fn cells(row: &Row<'_>) -> Vec<String> {
+    let none = || "–".to_owned();
+    let faults = row.faults().map_or_else(none, |(count, p50, p99)| {
+        format!("{}\n{} / {}", units::count(count.median), p50.median, units::micros(p99.median))
+    });
+    vec![
+        row.strategy.name().to_owned(),
+        row.downtime_guest().map_or_else(none, |spread| time(&spread)),
+        row.downtime_engine().map_or_else(none, |spread| time(&spread)),
+        row.total().map_or_else(none, |spread| time(&spread)),
+        row.bytes().map_or_else(none, |spread| units::bytes(spread.median)),
+        row.percent_of_limit().map_or_else(none, |spread| format!("{} %", spread.median)),
+        row.rounds().map_or_else(none, |spread| rounds(&spread)),
+        faults,
+        verdict(row),
+    ]
+}
+
+/// The median, and below it from where to where it went.
+fn time(spread: &Spread) -> String {
+    let median = units::micros(spread.median);
+    if spread.is_point() { median } else { format!("{median}\n{}", units::micros_range(spread)) }
+}
+
+fn rounds(spread: &Spread) -> String {
+    match spread.is_point() {
+        true => spread.median.to_string(),
+        false => format!("{}\n{}–{}", spread.median, spread.min, spread.max),
+    }
+}
+
+/// Whether memory was right, as a table says it.
+pub fn verdict(row: &Row<'_>) -> String {
+    let runs = row.runs.len();
+    match row.verified() {
+        _ if row.is_skipped() => "not run".to_owned(),
+        Verified::All if row.failed() == 0 => format!("yes {runs}/{runs}"),
+        Verified::Wrong(wrong) => format!("NO: {wrong}/{runs} wrong"),
+        _ if row.failed() > 0 => format!("{}/{runs} FAILED", row.failed()),
+        _ => "not asked".to_owned(),
+    }
+}
+
+/// What stands below the table: the limit, what went wrong, and whether to trust the figures.
+pub fn notes(summary: &Summary<'_>) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(limit) = summary.limit() {
+        let workload = &summary.rows[0].workload;
+        let micros = workload.memory_bytes as f64 / limit.median.max(1) as f64 * 1e6;
+        notes.push(format!(
+            "Limit: a plain TCP sender and receiver moved {} of populated memory in {} ({}; {}–{}), in the same passes. \
+             \"Of limit\" is guest memory moved per second while pages moved, in hundredths of that.",
+            units::bytes(workload.memory_bytes),
+            units::micros(micros as u64),
+            units::speed(limit.median),
+            units::speed(limit.min),
+            units::speed(limit.max),
+        ));
+    }
+    for row in &summary.rows {
+        if let Some(problem) = row.problem() {
+            let name = summary.name_of(&row.workload).map(|name| format!(" ({name})")).unwrap_or_default();
+            notes.push(format!("{}{name}: {problem}", row.strategy));
+        }
+    }
+    let overloaded = summary.overloaded();
+    if overloaded > 0 {
+        let runs: usize = summary.rows.iter().map(|row| row.runs.len()).sum();
+        notes.push(format!(
+            "WARNING: the host was busy with other work in {overloaded} of {runs} runs (\"host_overloaded\" in the \
+             results). Their times are too long and their spread too wide: measure again on a quiet host."
+        ));
+    }
+    if !summary.complete {
+        notes.push("INCOMPLETE: not all planned runs were made.".to_owned());
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_fits_a_hundred_columns_and_says_all() {
+        let results = crate::report::fixture();
+        let summary = Summary::of(&results);
+        let table = draw(&summary);
+        let widest = table.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(100), "{widest:?}\n{table}");
+        for words in
+            ["stop-and-copy", "pre-copy", "post-copy", "by guest", "by engine", "yes 3/3", "MiB", " %"]
+        {
+            assert!(table.contains(words), "no {words:?} in\n{table}");
+        }
+    }
+
+    #[test]
+    fn arms_of_several_guests_are_told_apart() {
+        let mut results = crate::report::fixture();
+        let mut more = results.runs.clone();
+        more.iter_mut().for_each(|run| run.workload.memory_bytes *= 2);
+        results.runs.extend(more);
+        let table = draw(&Summary::of(&results));
+        assert!(table.contains("512 MiB") && table.contains("1 GiB"), "{table}");
+    }
+
+    #[test]
+    fn what_was_not_run_says_why() {
+        let mut results = crate::report::fixture();
+        for run in results.runs.iter_mut().filter(|run| run.strategy.name() == "post-copy") {
+            run.outcome = crate::results::RunOutcome::Skipped;
+            run.verified = None;
+            run.error = Some("userfaultfd is not permitted: sysctl vm.unprivileged_userfaultfd=1".to_owned());
+        }
+        let summary = Summary::of(&results);
+        assert!(draw(&summary).contains("not run"));
+        assert!(notes(&summary).iter().any(|note| note.starts_with("post-copy: userfaultfd")));
+    }
+}
