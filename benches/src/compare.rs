@@ -1,6 +1,10 @@
 //! `ferry-bench compare`: warm up, run all arms in turn, show.
 
-use std::{collections::HashMap, process::ExitCode};
+use std::{
+    collections::HashMap,
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
 
 use anyhow::Result;
 
@@ -64,14 +68,21 @@ pub fn run(options: &Compare) -> Result<ExitCode> {
 /// Touches as much memory as the greatest guest will need at both sides.
 fn prepare(steps: &[Step]) -> Result<()> {
     let most = steps.iter().map(|step| step.arm.workload.memory_bytes).max().unwrap_or(0);
-    let mut said = 0;
+    let terminal = io::stderr().is_terminal();
+    let mut all_of_it = 0;
     warm_up(most, |done, all| {
-        let tenths = done * 10 / all;
-        if tenths > said {
-            said = tenths;
-            eprintln!("warming up host memory: {} of {}", units::bytes(done.min(all)), units::bytes(all));
+        let first = all_of_it == 0;
+        all_of_it = all;
+        if terminal {
+            eprint!("\rwarming up host memory: {} % of {}  ", done.min(all) * 100 / all, units::bytes(all));
+        } else if first {
+            eprintln!("warming up {} of host memory", units::bytes(all));
         }
-    })
+    })?;
+    if terminal {
+        eprintln!();
+    }
+    Ok(())
 }
 
 /// What is needed for all runs.

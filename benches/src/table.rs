@@ -99,14 +99,16 @@ pub fn notes(summary: &Summary<'_>) -> Vec<String> {
     if let Some(limit) = summary.limit() {
         let workload = &summary.rows[0].workload;
         let micros = workload.memory_bytes as f64 / limit.median.max(1) as f64 * 1e6;
+        let range = match limit.is_point() {
+            true => String::new(),
+            false => format!(", from {} to {}", units::speed(limit.min), units::speed(limit.max)),
+        };
         notes.push(format!(
-            "Limit: a plain TCP sender and receiver moved {} of populated memory in {} ({}; {}–{}), in the same passes. \
+            "Limit: a plain TCP sender and receiver moved {} of populated memory in {} ({}{range}), in the same passes. \
              \"Of limit\" is guest memory moved per second while pages moved, in hundredths of that.",
             units::bytes(workload.memory_bytes),
             units::micros(micros as u64),
             units::speed(limit.median),
-            units::speed(limit.min),
-            units::speed(limit.max),
         ));
     }
     for row in &summary.rows {

@@ -52,14 +52,14 @@ pub fn micros(us: u64) -> String {
     }
 }
 
-/// From where to where a value went, to stand under its median: without the unit where all three share it.
+/// From where to where a value went, to stand under its median: in the median's unit, which is not said again.
 pub fn micros_range(spread: &Spread) -> String {
-    let texts = [spread.min, spread.median, spread.max].map(micros);
-    let [low, median, high] = texts.each_ref().map(|text| text.rsplit_once(' ').unwrap_or((text, "")));
-    match low.1 == median.1 && high.1 == median.1 {
-        true => format!("{}–{}", low.0, high.0),
-        false => format!("{}–{}", texts[0], texts[2]),
-    }
+    let unit = match spread.median {
+        0..1_000 => 1.0,
+        1_000..1_000_000 => 1e3,
+        _ => 1e6,
+    };
+    format!("{}–{}", digits(spread.min as f64 / unit), digits(spread.max as f64 / unit))
 }
 
 /// Bytes in binary units: `512 MiB`, `4.25 MiB`.
@@ -129,7 +129,7 @@ mod tests {
     fn quantities_have_three_digits_and_a_unit() {
         assert_eq!([micros(843), micros(1_266), micros(150_400)], ["843 µs", "1.27 ms", "150 ms"]);
         assert_eq!(micros_range(&Spread { min: 1_100, median: 1_200, max: 1_900 }), "1.1–1.9");
-        assert_eq!(micros_range(&Spread { min: 900, median: 1_200, max: 1_900 }), "900 µs–1.9 ms");
+        assert_eq!(micros_range(&Spread { min: 900, median: 1_200, max: 19_000 }), "0.9–19");
         assert_eq!([bytes(512 << 20), bytes(1_500)], ["512 MiB", "1.46 KiB"]);
         assert_eq!(speed(3_849_000_000), "3.85 GB/s");
         assert_eq!(count(131_072), "131\u{202f}072");

@@ -6,6 +6,7 @@ mod facts;
 mod faults;
 mod page;
 mod parts;
+mod runs;
 mod scale;
 
 use std::{

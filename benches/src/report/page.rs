@@ -2,9 +2,9 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::{bars::Bars, charts, facts, faults, parts};
+use super::{bars::Bars, charts, facts, faults, parts, runs};
 use crate::{
-    results::{Results, Run},
+    results::Results,
     statistics::Spread,
     summary::{Row, Summary, describe},
     table, units,
@@ -35,7 +35,7 @@ pub fn draw(results: &Results) -> Markup {
                     @if summary.rows.iter().any(|row| row.measured().next().is_some()) {
                         (charts(&summary))
                     }
-                    (all_runs(results))
+                    (runs::draw(results))
                     section { h2 { "Where and how" } (facts::draw(&results.host)) (clocks()) }
                 }
             }
@@ -212,52 +212,14 @@ fn of(summary: &Summary<'_>, row: &Row<'_>) -> String {
     format!(" of {}{name}", row.strategy)
 }
 
-fn all_runs(results: &Results) -> Markup {
-    let time = |us: Option<u64>| us.map_or_else(|| "–".to_owned(), units::micros);
-    let state = |run: &Run| match &run.error {
-        Some(error) => error.clone(),
-        None if run.host_overloaded => format!("busy host: {} % by others", run.others_cpu_percent),
-        None => "ok".to_owned(),
-    };
-    html! {
-        details {
-            summary { "All " (results.runs.len()) " runs, in the order in which they were made" }
-            div.scroll {
-                table {
-                    thead { tr {
-                        @for name in ["", "Strategy", "Memory", "Pages/s", "Guest", "Engine", "Stall", "Total", "Sent", "How it went"] {
-                            th scope="col" { (name) }
-                        }
-                    } }
-                    tbody {
-                        @for run in &results.runs {
-                            tr {
-                                td { (run.pass) }
-                                td { (run.strategy) }
-                                td { (units::bytes(run.workload.memory_bytes)) }
-                                td { (units::count(run.workload.dirty_rate_pages_per_second)) }
-                                td { (time(run.downtime_guest_us)) }
-                                td { (time(run.downtime_engine_us)) }
-                                td { (time(run.longest_stall_us)) }
-                                td { (time(run.total_us)) }
-                                td { (units::bytes(run.bytes_sent)) }
-                                td.words { (state(run)) }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
 fn clocks() -> Markup {
     html! {
         h3 { "The clocks" }
         p {
-            "The guest's: it spins, and notes every step of its loop that took long. Its downtime is the gap that "
-            "contains the moment of its last step at the source; all other gaps of the migration, such as page faults "
-            "and the rehearsal before the rounds, are stalls, and the longest is kept beside it. The engine's: from "
+            "The guest's: it spins, and notes every step of its loop that took long. Its downtime is the first such gap "
+            "at the destination that the source's memory, which stands still from the pause on, does not know: the step "
+            "began at the source and ended at the destination. All other gaps of the migration, such as page faults and "
+            "the rehearsals before the rounds, are stalls, and the longest is kept beside it. The engine's: from "
             "the word to pause at the source to the first vCPU entering the guest at the destination. The guest "
             "sees more where its first step needs pages that are not there yet, and less where the engine waits "
             "before the guest is stopped."

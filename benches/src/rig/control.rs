@@ -38,8 +38,6 @@ pub struct Guest {
     pub pages_written: u64,
     /// Time-stamp counter at the moment of asking.
     pub tsc_now: u64,
-    /// Time-stamp counter at its last step, where that is told.
-    pub last_step_tsc: Option<u64>,
     /// Steps that took long.
     pub gaps: Vec<Gap>,
 }
@@ -51,7 +49,7 @@ pub struct Check {
     pub errors: u64,
     /// Which, and how.
     #[serde(default)]
-    pub named_errors: Vec<Value>,
+    pub named_errors: Vec<String>,
 }
 
 /// What to ask of a migration.
@@ -81,9 +79,9 @@ impl Control {
         Ok(self.get::<Value>("/v1/vm")?["overhead_bytes"].as_u64())
     }
 
-    /// What the guest says; gaps that ended after `since_tsc`.
-    pub fn guest(&self, since_tsc: u64) -> Result<Guest> {
-        self.get(&format!("/v1/vm/guest?since_tsc={since_tsc}"))
+    /// What the guest says.
+    pub fn guest(&self) -> Result<Guest> {
+        self.get("/v1/vm/guest")
     }
 
     /// Has the guest look at all its memory.
@@ -91,8 +89,8 @@ impl Control {
         decode(http::request(&self.socket, "POST", "/v1/vm/guest/check", None, LONG)?)
     }
 
-    /// Moves it, and waits for the end.
-    pub fn migrate(&self, order: &Order<'_>) -> Result<Report> {
+    /// Begins to move it.
+    pub fn begin_migration(&self, order: &Order<'_>) -> Result<()> {
         let body = json!({
             "address": order.address,
             "strategy": order.strategy,
@@ -100,7 +98,11 @@ impl Control {
             "timeout_us": order.timeout.as_micros() as u64,
             "verify": Verify::AfterStart,
         });
-        http::request(&self.socket, "POST", "/v1/migration", Some(&body), PROMPT)?;
+        http::request(&self.socket, "POST", "/v1/migration", Some(&body), PROMPT).map(drop)
+    }
+
+    /// Waits for the end of the migration. A source whose guest has moved then ends.
+    pub fn end_of_migration(&self) -> Result<Report> {
         let mut answer = http::request(&self.socket, "GET", "/v1/migration?wait=true", None, LONG)?;
         decode(answer["report"].take()).context("the report of the migration")
     }

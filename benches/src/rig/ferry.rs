@@ -1,6 +1,6 @@
 //! The two sides of a migration: `ferry run` and `ferry receive`, each a process.
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{ffi::OsString, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -11,9 +11,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Plays `ferry` itself.
 pub fn play(arguments: &[String]) -> ExitCode {
-    let arguments = std::iter::once("ferry".to_owned()).chain(arguments.iter().cloned());
-    drop(arguments.collect::<Vec<String>>());
-    unreachable!("stub")
+    let arguments = std::iter::once("ferry").chain(arguments.iter().map(String::as_str));
+    migrator::cli::run_from(arguments.map(OsString::from))
 }
 
 /// A VM's process, and its control socket.

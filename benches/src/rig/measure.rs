@@ -13,7 +13,7 @@ use super::{
     ferry::Side,
 };
 use crate::{
-    gaps::{self, Window},
+    gaps::{self, Gap, Window},
     host::{CpuTimes, Load},
     interrupt,
     plan::Step,
@@ -26,6 +26,8 @@ const AT_WORK: Duration = Duration::from_millis(200);
 const READY_BASE: Duration = Duration::from_secs(30);
 const READY_PER_GIB: Duration = Duration::from_secs(10);
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
+/// The engine gives up first.
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(150);
 
 /// What is the same for all runs.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +50,7 @@ pub fn measure(rig: &Rig<'_>, step: &Step, run: &mut Run) -> Result<()> {
     sides.wait_until_at_work(step)?;
     run.overhead_bytes = sides.source.control.overhead_bytes()?;
 
-    let began = sides.source.control.guest(u64::MAX)?;
+    let began = sides.source.control.guest()?;
     let (times, ticks) = (CpuTimes::now(), sides.ticks());
     let order = Order {
         address: &sides.address,
@@ -56,13 +58,15 @@ pub fn measure(rig: &Rig<'_>, step: &Step, run: &mut Run) -> Result<()> {
         downtime_limit: rig.downtime_limit,
         timeout: MIGRATION_TIMEOUT,
     };
-    let report = sides.source.control.migrate(&order).context("migrate")?;
+    sides.source.control.begin_migration(&order).context("migrate")?;
+    let handover = sides.await_handover();
+    let report = sides.source.control.end_of_migration().context("migrate")?;
     let during = times.until(CpuTimes::now(), sides.ticks().saturating_sub(ticks));
     let load = before.max(during);
     (run.host_overloaded, run.others_cpu_percent) = (load.is_overload(), load.others_percent);
     run.record(report);
     if run.is_measured() {
-        sides.ask_the_guest(&began, run)?;
+        sides.ask_the_guest(&began, handover, run)?;
     }
     Ok(())
 }
@@ -97,7 +101,7 @@ impl Sides {
             interrupt::check()?;
             self.source.process.check().context("the source")?;
             // Until the control socket is there, nobody answers.
-            match self.source.control.guest(u64::MAX) {
+            match self.source.control.guest() {
                 Ok(guest) if guest.ready || !guest.available => break,
                 Ok(_) => {}
                 Err(error) if Instant::now() > deadline => return Err(error),
@@ -112,27 +116,46 @@ impl Sides {
         Ok(())
     }
 
-    /// What the guest saw of the move, and what it finds in its memory after it.
-    fn ask_the_guest(&mut self, began: &Guest, run: &mut Run) -> Result<()> {
-        let destination = &self.destination.control;
-        let guest = destination.guest(began.tsc_now).context("ask the guest at the destination")?;
-        if guest.available {
-            let last_step_tsc = self.last_step_at_the_source();
-            let window = Window { begin_tsc: began.tsc_now, end_tsc: guest.tsc_now, last_step_tsc };
-            run.record_guest(gaps::seen(&guest.gaps, window));
+    /// Waits until the guest runs at the destination, and reads what will soon be gone: the gaps in the memory of the
+    /// source, whose process ends once it is asked for the report, and the first ones at the destination. Nothing is
+    /// asked before, so that nothing of ours runs during the downtime.
+    fn await_handover(&mut self) -> Handover {
+        if self.destination.process.next_line(HANDOVER_PATIENCE).is_err() {
+            // The migration failed, and its report says why.
+            return Handover::default();
         }
+        let gaps =
+            |side: &Side| side.control.guest().ok().filter(|guest| guest.available).map(|guest| guest.gaps);
+        let first = gaps(&self.destination).unwrap_or_default();
+        Handover { at_source: gaps(&self.source), first }
+    }
+
+    /// What the guest saw of the move, and what it finds in its memory after it.
+    fn ask_the_guest(&mut self, began: &Guest, handover: Handover, run: &mut Run) -> Result<()> {
+        let destination = &self.destination.control;
+        let guest = destination.guest().context("ask the guest at the destination")?;
+        let Handover { at_source, first: mut gaps } = handover;
+        gaps.extend(guest.gaps);
+        let window = Window { begin_tsc: began.tsc_now, end_tsc: guest.tsc_now, at_source };
+        run.record_guest(gaps::seen(&gaps, &window));
         let check = destination.check().context("have the guest check its memory")?;
         run.record_check(check.errors);
         if check.errors > 0 {
-            let first = check.named_errors.first().map(ToString::to_string).unwrap_or_default();
-            run.error =
-                Some(format!("the guest found {} wrong pages after the move, such as {first}", check.errors));
+            let first = check.named_errors.first().map(String::as_str).unwrap_or_default();
+            run.error = Some(format!(
+                "the guest found {} wrong pages after the move, such as: {first}",
+                check.errors
+            ));
         }
         destination.stop().context("stop the guest at the destination")
     }
+}
 
-    /// The source's memory stands still since the pause.
-    fn last_step_at_the_source(&self) -> Option<u64> {
-        self.source.control.guest(u64::MAX).ok().filter(|guest| guest.available)?.last_step_tsc
-    }
+/// What could be read when the guest had just started at the destination.
+#[derive(Default)]
+struct Handover {
+    /// Gaps in the memory of the source, which stands still by then.
+    at_source: Option<Vec<Gap>>,
+    /// Gaps at the destination so far.
+    first: Vec<Gap>,
 }
