@@ -16,8 +16,8 @@ use crate::{
     machine::{CheckReport, GuestReport},
 };
 
-/// How long to wait for telemetry on pages that are still missing.
-const TELEMETRY_PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for telemetry on pages that are still missing; shorter than a client waits for an answer.
+const TELEMETRY_PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -35,7 +35,17 @@ pub(super) async fn show(
     query: Result<Query<GuestQuery>, QueryRejection>,
 ) -> Result<Json<GuestReport>, ApiError> {
     let Query(query) = query?;
-    let report = blocking(daemon, move |daemon| Ok(daemon.guest(query.since_tsc)));
+    let report = async {
+        // Held until the page has come, however long ago the client went away: who asks again and again must not fill the
+        // process with threads that wait.
+        let permit = daemon.guest_readers().acquire_owned().await;
+        blocking(daemon, move |daemon| {
+            let report = daemon.guest(query.since_tsc);
+            drop(permit);
+            Ok(report)
+        })
+        .await
+    };
     match timeout(TELEMETRY_PATIENCE, report).await {
         Ok(report) => Ok(Json(report?)),
         Err(_) => Err(ApiError::no_answer("the guest's telemetry is on a page that has not come yet")),

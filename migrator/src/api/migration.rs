@@ -29,7 +29,8 @@ pub(super) async fn begin(
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct MigrationQuery {
-    /// Answer only when the migration is over.
+    /// Answer only when the migration is over. The process of a VM that has moved lingers for up to two seconds until
+    /// somebody who waits has got the report.
     #[serde(default)]
     wait: bool,
 }
@@ -47,7 +48,7 @@ pub(super) async fn show(
     while query.wait && !daemon.is_migration_over() && daemon.end().is_none() {
         changes.changed().await.map_err(|_| ApiError::internal())?;
     }
-    Ok(Json(daemon.migration()))
+    Ok(Json(daemon.migration(query.wait)))
 }
 
 /// Calls off the migration under way.

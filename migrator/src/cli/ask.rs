@@ -11,6 +11,7 @@ use crate::{
     api::client::{CHECK, Client, PROMPT},
     daemon::{MigrationState, Registry, Status},
     machine::{CheckReport, GuestReport},
+    report::Outcome,
 };
 
 fn ask<T: DeserializeOwned>(name: &str, method: Method, path: &str) -> anyhow::Result<T> {
@@ -34,16 +35,22 @@ impl Info {
     /// Asks and prints.
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         let vm: Status = ask(&self.name, Method::GET, "/v1/vm")?;
-        let guest: GuestReport = ask(&self.name, Method::GET, "/v1/vm/guest")?;
+        // A guest may be out of reach when its VM is not: in a migration that was interrupted, say.
+        let guest = ask(&self.name, Method::GET, "/v1/vm/guest");
+        let guest: GuestReport = guest.unwrap_or_else(|error| {
+            eprintln!("ferry: {error:#}");
+            GuestReport::default()
+        });
+        let migration: MigrationState = ask(&self.name, Method::GET, "/v1/migration")?;
         if self.json {
-            let all = serde_json::json!({ "vm": vm, "guest": guest });
+            let all = serde_json::json!({ "vm": vm, "guest": guest, "migration": migration });
             println!("{}", serde_json::to_string_pretty(&all)?);
             return Ok(ExitCode::SUCCESS);
         }
         let mut lines = vec![
+            ("machine", machine(&vm)),
             ("name", vm.name),
             ("status", vm.status),
-            ("machine", format!("{}, {} vCPUs, {}", vm.kind, vm.vcpus, units::show_bytes(vm.memory_bytes))),
             ("process", format!("{}, since {}", vm.pid, vm.started_at)),
         ];
         lines.extend(vm.image.map(|image| ("image", image)));
@@ -59,11 +66,27 @@ impl Info {
             lines.push(("guest", format!("{phase}, {wrote} pages written, {} errors found", guest.errors)));
             lines.push(("longest gap", units::show_micros(guest.longest_gap_us)));
         }
+        if let Some(report) = migration.report {
+            let outcome = format!("{:?} by {}", report.outcome, report.strategy).to_lowercase();
+            let why = report.error.map(|why| format!(": {why}")).unwrap_or_default();
+            lines.push(("migration", format!("the last was {outcome}{why}")));
+        } else if let Some(now) = migration.progress {
+            let left = units::show_count(now.pages_left);
+            lines.push(("migration", format!("round {}, {left} pages left", now.round)));
+        }
         for (what, value) in lines {
             println!("{what:<13} {value}");
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn machine(vm: &Status) -> String {
+    if vm.kind.is_empty() {
+        return "none yet".to_owned();
+    }
+    let plural = if vm.vcpus == 1 { "" } else { "s" };
+    format!("{}, {} vCPU{plural}, {}", vm.kind, vm.vcpus, units::show_bytes(vm.memory_bytes))
 }
 
 /// Stand a guest still
@@ -130,7 +153,16 @@ impl Cancel {
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         let _: MigrationState = ask(&self.name, Method::DELETE, "/v1/migration")?;
         let state: MigrationState = ask(&self.name, Method::GET, "/v1/migration?wait=true")?;
-        Ok(super::migrate::conclude(&self.name, state.report.as_ref()))
+        match state.report {
+            Some(report) if report.outcome == Outcome::Cancelled => {
+                println!("called off; {} runs on here", self.name);
+                Ok(ExitCode::SUCCESS)
+            }
+            Some(report) if report.outcome == Outcome::Completed => {
+                anyhow::bail!("too late: {} has moved", self.name)
+            }
+            report => Ok(super::migrate::conclude(&self.name, report.as_ref())),
+        }
     }
 }
 

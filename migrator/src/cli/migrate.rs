@@ -7,7 +7,10 @@ use clap::{Args, ValueEnum};
 use hyper::Method;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::units;
+use super::{
+    migrate_progress::{Display, TICK},
+    units,
+};
 use crate::{
     api::client::{Client, ClientError, PROMPT},
     daemon::{MigrationRequest, MigrationState, Registry},
@@ -16,6 +19,11 @@ use crate::{
     strategy::Strategy,
     transport::Address,
 };
+
+/// Exit code: nobody here knows where the guest runs, or it is interrupted.
+const IN_DOUBT: u8 = 3;
+/// Exit code: it has moved, and its memory is not what it was.
+const DIFFERENT: u8 = 4;
 
 /// Move a VM to where `ferry receive` waits for it
 ///
@@ -67,20 +75,29 @@ impl Migrate {
     /// Moves it, and tells what that cost.
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         let client = Client::new(&Registry::open()?, &self.name);
-        let state = super::block_on(async {
+        let watched = super::block_on(async {
             let _: MigrationState = client.post("/v1/migration", &self.request()).await?;
-            watch(&client).await
+            Ok(watch(&client).await)
         })?;
-        let Some(state) = state else {
-            eprintln!("ferry: not waiting for the end: `ferry info {}` shows it", self.name);
-            return Ok(ExitCode::from(3));
+        let report = match watched {
+            Ok(Watched::Ended(report)) => report,
+            Ok(Watched::Left) => {
+                eprintln!("ferry: not waiting for the end: `ferry info {}` shows it", self.name);
+                return Ok(ExitCode::from(IN_DOUBT));
+            }
+            Err(error) => {
+                eprintln!(
+                    "ferry: how the migration ended is not known, look whether the VM runs at the destination: {error:#}"
+                );
+                return Ok(ExitCode::from(IN_DOUBT));
+            }
         };
-        if let Some(report) = state.report.as_ref().filter(|_| self.json) {
+        if let Some(report) = report.as_deref().filter(|_| self.json) {
             println!("{}", serde_json::to_string_pretty(report)?);
-        } else if let Some(report) = &state.report {
+        } else if let Some(report) = &report {
             super::migrate_report::print(report);
         }
-        Ok(conclude(&self.name, state.report.as_ref()))
+        Ok(conclude(&self.name, report.as_deref()))
     }
 
     fn request(&self) -> MigrationRequest {
@@ -101,30 +118,28 @@ impl Migrate {
     }
 }
 
-/// Follows the migration to its end. `None` if the user did not want to wait for it.
-async fn watch(client: &Client) -> anyhow::Result<Option<MigrationState>> {
+/// How watching a migration ended.
+enum Watched {
+    /// With its report, unless the process ended without one.
+    Ended(Option<Box<Report>>),
+    /// The user did not want to wait for the end.
+    Left,
+}
+
+/// Follows the migration to its end, and calls it off on Ctrl-C.
+async fn watch(client: &Client) -> anyhow::Result<Watched> {
     let mut interrupts = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
-    let display = std::io::stderr().is_terminal().then(super::migrate_progress::Display::new);
-    let path = if display.is_some() { "/v1/migration" } else { "/v1/migration?wait=true" };
+    let mut display = std::io::stderr().is_terminal().then(Display::new);
     let mut is_cancelled = false;
     loop {
-        let patience = display.as_ref().map(|_| PROMPT);
         tokio::select! {
-            state = client.call::<MigrationState>(Method::GET, path, patience) => {
-                let state = lost_as_words(state)?;
-                if state.report.is_some() || display.is_none() {
-                    return Ok(Some(state));
-                }
-                if let (Some(display), Some(progress)) = (&display, &state.progress) {
-                    display.show(progress);
-                }
-            }
+            report = follow(client, &mut display) => return Ok(Watched::Ended(report?.map(Box::new))),
             _ = interrupts.recv() => {
                 if is_cancelled {
-                    return Ok(None);
+                    return Ok(Watched::Left);
                 }
                 is_cancelled = true;
-                eprintln!("ferry: calling it off; Ctrl-C again does not wait for that");
+                Display::say(display.as_ref(), "calling it off; Ctrl-C again does not wait for that");
                 match client.call::<MigrationState>(Method::DELETE, "/v1/migration", Some(PROMPT)).await {
                     // It is over already: the report says how.
                     Ok(_) | Err(ClientError::Refused(_)) => {}
@@ -132,28 +147,35 @@ async fn watch(client: &Client) -> anyhow::Result<Option<MigrationState>> {
                 }
             }
         }
-        if display.is_some() {
-            // Asking takes CPU from the guest.
-            tokio::time::sleep(super::migrate_progress::TICK).await;
-        }
     }
 }
 
-fn lost_as_words(state: Result<MigrationState, ClientError>) -> anyhow::Result<MigrationState> {
-    state.context("how the migration ended is not known: look whether the VM runs at the destination")
+/// Shows how far it is until it is over, and fetches the report.
+async fn follow(client: &Client, display: &mut Option<Display>) -> Result<Option<Report>, ClientError> {
+    while let Some(shown) = &display {
+        let state: MigrationState = client.call(Method::GET, "/v1/migration", Some(PROMPT)).await?;
+        match (&state.progress, state.report.is_some()) {
+            (Some(progress), false) => shown.show(progress),
+            _ => *display = None,
+        }
+        // Asking takes CPU from the guest.
+        tokio::time::sleep(TICK).await;
+    }
+    let state: MigrationState = client.call(Method::GET, "/v1/migration?wait=true", None).await?;
+    Ok(state.report)
 }
 
 /// Says how it ended, if not well, and what to exit with.
 pub fn conclude(name: &str, report: Option<&Report>) -> ExitCode {
     let Some(report) = report else {
         eprintln!("ferry: the process of {name} ended before the migration did");
-        return ExitCode::from(3);
+        return ExitCode::from(IN_DOUBT);
     };
     let why = report.error.as_deref().unwrap_or("no reason was given");
     match report.outcome {
         Outcome::Completed if report.verified == Some(false) => {
             eprintln!("ferry: {name} has moved, but {why}");
-            ExitCode::from(4)
+            ExitCode::from(DIFFERENT)
         }
         Outcome::Completed => ExitCode::SUCCESS,
         Outcome::Failed => {
@@ -169,14 +191,14 @@ pub fn conclude(name: &str, report: Option<&Report>) -> ExitCode {
                 "ferry: it is not known whether {name} runs at the destination: {why}. Here it is paused and whole. Look \
                  there; if it does not run there, `ferry resume --force {name}` runs it here"
             );
-            ExitCode::from(3)
+            ExitCode::from(IN_DOUBT)
         }
         Outcome::Interrupted => {
             eprintln!(
                 "ferry: {name} was started at the destination, and pages it needs are only here: {why}. Here it is paused; \
                  do not resume it unless the one there is stopped"
             );
-            ExitCode::from(3)
+            ExitCode::from(IN_DOUBT)
         }
     }
 }

@@ -22,6 +22,14 @@ impl Display {
         Display(bar)
     }
 
+    /// Says something above the line, or where it would be.
+    pub fn say(display: Option<&Display>, words: &str) {
+        match display {
+            Some(display) => display.0.println(format!("ferry: {words}")),
+            None => eprintln!("ferry: {words}"),
+        }
+    }
+
     /// Shows how far it is.
     pub fn show(&self, now: &ProgressSnapshot) {
         let rate = show_bandwidth(now.bytes_per_second);

@@ -2,12 +2,16 @@
 
 mod ask;
 mod background;
+mod bench;
 mod boot;
 mod console;
+mod doctor;
 mod ending;
+mod help;
 mod migrate;
 mod migrate_progress;
 mod migrate_report;
+mod ps;
 mod receive;
 mod run;
 mod terminal;
@@ -39,6 +43,7 @@ enum Command {
     Run(run::Run),
     Receive(receive::Receive),
     Migrate(migrate::Migrate),
+    Ps(ps::Ps),
     Info(ask::Info),
     Pause(ask::Pause),
     Resume(ask::Resume),
@@ -46,6 +51,11 @@ enum Command {
     Cancel(ask::Cancel),
     Check(ask::Check),
     Console(console::Console),
+    Doctor(doctor::Doctor),
+    Bench(bench::Bench),
+    Completions(help::Completions),
+    #[command(hide = true)]
+    Man(help::Man),
 }
 
 /// The `ferry` command with this process's arguments.
@@ -77,6 +87,11 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Cancel(cancel) => cancel.execute(),
         Command::Check(check) => check.execute(),
         Command::Console(console) => console.execute(),
+        Command::Ps(ps) => ps.execute(),
+        Command::Doctor(doctor) => doctor.execute(),
+        Command::Bench(bench) => bench.execute(),
+        Command::Completions(completions) => Ok(completions.execute()),
+        Command::Man(man) => man.execute(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("ferry: {error:#}");

@@ -132,11 +132,12 @@ impl Daemon {
         }
     }
 
-    /// The last migration, over or not. Whoever sees the report lets a process whose VM has moved end.
-    pub fn migration(&self) -> MigrationState {
+    /// The last migration, over or not. Once `to_the_end` has seen the report a process whose VM has moved may end; who
+    /// only looks how things are does not count, or it would take the report from who waits for it.
+    pub fn migration(&self, to_the_end: bool) -> MigrationState {
         let mut inner = self.lock();
         let Some(record) = &mut inner.migration else { return MigrationState::default() };
-        record.is_fetched |= record.report.is_some();
+        record.is_fetched |= to_the_end && record.report.is_some();
         MigrationState { progress: Some(record.progress.snapshot()), report: record.report.clone() }
     }
 

@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use arrival::{Receiver, receive_one};
 pub use console::ConsoleLog;
@@ -46,6 +46,9 @@ use migration::Record;
 /// How long an answer about the process's size stays good: finding it walks all page tables.
 const OVERHEAD_LIFETIME: Duration = Duration::from_secs(2);
 
+/// How many may read guest memory at once, and wait there for a page that is missing.
+const GUEST_READERS: usize = 4;
+
 /// One VM's process.
 pub struct Daemon {
     inner: Mutex<Inner>,
@@ -53,6 +56,7 @@ pub struct Daemon {
     changed: watch::Sender<()>,
     console: Arc<ConsoleLog>,
     started_at: SystemTime,
+    guest_readers: Arc<Semaphore>,
 }
 
 struct Inner {
@@ -105,12 +109,18 @@ impl Daemon {
             changed: watch::Sender::new(()),
             console,
             started_at: SystemTime::now(),
+            guest_readers: Arc::new(Semaphore::new(GUEST_READERS)),
         })
     }
 
     /// What the guest wrote to its console.
     pub fn console(&self) -> &Arc<ConsoleLog> {
         &self.console
+    }
+
+    /// Permits to read guest memory: whoever does may wait there for a page that never comes.
+    pub fn guest_readers(&self) -> Arc<Semaphore> {
+        self.guest_readers.clone()
     }
 
     /// Told of every change of anything here.

@@ -1,0 +1,85 @@
+//! What emulated networks and honest figures need of the host.
+
+use std::{
+    fs::{self, OpenOptions},
+    process::{Command, Stdio},
+    thread,
+};
+
+use rustix::process::{Resource, getrlimit};
+
+use super::{Lack, Need, Weight, lack};
+
+/// Files that the largest guest with the most links has open, with room to spare.
+const FILES: u64 = 256;
+
+pub fn needs() -> Vec<Need> {
+    vec![
+        Need::new("tap", Weight::Useful, "guests with a network", tap()),
+        Need::new("network namespaces", Weight::Useful, "emulated hosts on one machine", namespaces("-n")),
+        Need::new("user namespaces", Weight::Useful, "emulated hosts without being root", namespaces("-Ur")),
+        Need::new("open files", Weight::Useful, "links, sockets and guests", open_files()),
+        Need::new("CPUs", Weight::Measuring, "a guest and the engine that moves it share them", cpus()),
+        Need::new("CPU governor", Weight::Measuring, "a clock that changes makes figures differ", governor()),
+        Need::new("load", Weight::Measuring, "an overloaded host makes figures worthless", load()),
+    ]
+}
+
+fn tap() -> Result<String, Lack> {
+    match OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
+        Ok(_) => Ok("/dev/net/tun can be opened".to_owned()),
+        Err(error) => {
+            lack(format!("/dev/net/tun: {error}"), "modprobe tun, and as root: chmod 666 /dev/net/tun")
+        }
+    }
+}
+
+/// By doing it, in a process that ends at once: what the kernel permits depends on half a dozen settings.
+fn namespaces(flags: &str) -> Result<String, Lack> {
+    let made = Command::new("unshare").args([flags, "true"]).stdin(Stdio::null()).output();
+    match made {
+        Ok(output) if output.status.success() => Ok("can be made".to_owned()),
+        Ok(output) => {
+            let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            lack(
+                words,
+                "be root, or see /proc/sys/user/max_*_namespaces and kernel.unprivileged_userns_clone",
+            )
+        }
+        Err(error) => lack(format!("not known: unshare: {error}"), "install util-linux to find out"),
+    }
+}
+
+fn open_files() -> Result<String, Lack> {
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < FILES => lack(format!("at most {limit}"), format!("ulimit -n {FILES}")),
+        Some(limit) => Ok(format!("up to {limit}")),
+        None => Ok("no limit".to_owned()),
+    }
+}
+
+fn cpus() -> Result<String, Lack> {
+    match thread::available_parallelism().map_or(1, usize::from) {
+        1 => lack("1", "two or more: with one, guest and engine wait for each other"),
+        cpus => Ok(cpus.to_string()),
+    }
+}
+
+fn governor() -> Result<String, Lack> {
+    match fs::read_to_string("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") {
+        Ok(governor) if governor.trim() == "performance" => Ok("performance".to_owned()),
+        Ok(governor) => lack(governor.trim(), "as root: cpupower frequency-set -g performance"),
+        Err(_) => Ok("none to be seen (a virtual machine, or a fixed clock)".to_owned()),
+    }
+}
+
+fn load() -> Result<String, Lack> {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: f64 = text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    if load > cpus as f64 {
+        lack(format!("{load} on {cpus} CPUs"), "wait until other work is done before you measure")
+    } else {
+        Ok(format!("{load} on {cpus} CPUs"))
+    }
+}

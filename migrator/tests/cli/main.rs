@@ -1,0 +1,12 @@
+//! The `ferry` command as its users have it: real processes, real sockets.
+//!
+//! Simulated guests wherever they will do, so that most of this runs without KVM. Every wait is bounded, and every
+//! process started is ended by its own id.
+
+mod bad_input;
+mod ferry;
+mod lifecycle;
+mod migrate;
+mod on_kvm;
+mod openapi;
+mod permissions;

@@ -1,0 +1,100 @@
+//! Real guests.
+
+#![cfg(feature = "kvm")]
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    time::Duration,
+};
+
+use crate::ferry::{Host, PATIENCE, await_that};
+
+fn kvm_is_there(test: &str) -> bool {
+    let missing = vmm::probe().kvm.err();
+    missing.inspect(|reason| println!("skipped: {test}: {reason}")).is_none()
+}
+
+fn run_pulse(host: &Host, options: &[&str]) {
+    let arguments = ["run", "pulse", "working-set=4MiB", "rate=2000", "--memory", "32MiB", "-d"];
+    host.ferry(&[&arguments[..], options].concat()).succeeds();
+    await_that("pulse is ready", || host.info("pulse")["guest"]["ready"] == true);
+    assert_eq!(host.status("pulse"), "running");
+}
+
+#[test]
+fn pulse_moves_by_each_strategy_and_its_console_lives_on() {
+    if !kvm_is_there("pulse_moves_by_each_strategy_and_its_console_lives_on") {
+        return;
+    }
+    let host = Host::new();
+    run_pulse(&host, &["--vcpus", "2"]);
+    for strategy in ["pre-copy", "stop-and-copy", "post-copy"] {
+        if strategy == "post-copy"
+            && let Err(reason) = vmm::MissingPages::probe()
+        {
+            println!("skipped: post-copy of pulse: {reason}");
+            continue;
+        }
+        let done = host.ferry(&["receive", "tcp://127.0.0.1:0", "--detach"]);
+        let address = done.succeeds().lines().next().unwrap().strip_prefix("listening on ").unwrap();
+        let done = host.ferry(&["migrate", "pulse", address, "-s", strategy, "--verify"]);
+        assert!(done.succeeds().contains("digests of all memory are the same"), "{done:?}");
+        let list = || host.ferry(&["ps", "--json"]).stdout;
+        await_that("the name goes over", || {
+            let list = list();
+            list.contains("\"name\": \"pulse\"") && !list.contains("incoming-")
+        });
+        host.assert_alive("pulse");
+        assert_console_answers(&host);
+    }
+}
+
+/// The guest answers what is typed, wherever it is by now.
+fn assert_console_answers(host: &Host) {
+    let mut console = UnixStream::connect(host.runtime().join("ferry/pulse.console")).unwrap();
+    console.set_read_timeout(Some(PATIENCE)).unwrap();
+    console.write_all(b"status\r").unwrap();
+    let mut heard = String::new();
+    let mut buffer = [0; 512];
+    while !heard.contains("status") {
+        let count = console.read(&mut buffer).expect("the guest answers");
+        assert_ne!(count, 0, "the console closed: {heard:?}");
+        heard.push_str(&String::from_utf8_lossy(&buffer[..count]));
+    }
+}
+
+#[test]
+fn what_is_no_kernel_is_named() {
+    if !kvm_is_there("what_is_no_kernel_is_named") {
+        return;
+    }
+    let host = Host::new();
+    let file = host.runtime().join("vmlinux");
+    fs::write(&file, "#!/bin/sh\n").unwrap();
+    let kernel = file.to_str().unwrap();
+    host.ferry(&["run", "--kernel", kernel, "--memory", "32MiB"]).fails(1, &["not an ELF file"]);
+    host.ferry(&["run", "--kernel", "/no/such/file"]).fails(1, &["/no/such/file", "No such file"]);
+    host.ferry(&["run", "pulse", "speed=9"]).fails(1, &["pulse has no option \"speed\""]);
+    host.ferry(&["run", "pulse", "--memory", "512GiB"]).fails(1, &["this host has"]);
+    host.ferry(&["run", "pulse", "--memory", "8MiB"]).fails(1, &["out of bounds"]);
+    assert!(!host.socket("vmlinux").exists(), "a failed start leaves no name behind");
+}
+
+#[test]
+fn a_check_asked_for_while_paused_or_moving_is_refused() {
+    if !kvm_is_there("a_check_asked_for_while_paused_or_moving_is_refused") {
+        return;
+    }
+    let host = Host::new();
+    run_pulse(&host, &[]);
+    host.ferry(&["pause", "pulse"]).succeeds();
+    host.ferry(&["check", "pulse"]).fails(1, &["pulse is paused"]);
+    let heartbeat = || host.info("pulse")["guest"]["heartbeat"].as_u64();
+    let before = heartbeat();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(heartbeat(), before, "a paused guest stands still");
+    host.ferry(&["resume", "pulse"]).succeeds();
+    host.assert_alive("pulse");
+}

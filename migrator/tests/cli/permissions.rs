@@ -1,0 +1,92 @@
+//! What this user may not do is said, with what to do about it.
+
+#![cfg(feature = "kvm")]
+
+use std::{os::unix::fs::chown, process::Command};
+
+use crate::ferry::{Host, await_that};
+
+/// The user that nobody is.
+const NOBODY: u32 = 65534;
+
+/// Whether `program` can be run as asked for; says so if not.
+fn works(test: &str, words: &[&str]) -> bool {
+    let done = Command::new(words[0]).args(&words[1..]).arg("true").output();
+    let works = done.as_ref().is_ok_and(|output| output.status.success());
+    if !works {
+        println!("skipped: {test}: {} does not work here: {done:?}", words.join(" "));
+    }
+    works
+}
+
+fn as_nobody(test: &str, group: Option<u32>) -> Option<Host> {
+    let group = group.unwrap_or(NOBODY).to_string();
+    let nobody = NOBODY.to_string();
+    let words =
+        ["setpriv", "--reuid", &nobody, "--regid", &group, "--clear-groups", "--bounding-set", "-all"];
+    let ferry = env!("CARGO_BIN_EXE_ferry");
+    if !works(test, &words) || !works(test, &[&words[..], &[ferry, "help"]].concat()) {
+        return None;
+    }
+    let host = Host::wrapped(&words);
+    chown(host.runtime(), Some(NOBODY), None).ok()?;
+    Some(host)
+}
+
+#[test]
+fn an_absent_kvm_is_told_and_simulated_guests_run_without() {
+    let test = "an_absent_kvm_is_told_and_simulated_guests_run_without";
+    let words =
+        ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /dev && : > /dev/null && exec \"$@\"", "sh"];
+    if !works(test, &words) {
+        return;
+    }
+    let host = Host::wrapped(&words);
+    host.ferry(&["run", "pulse"]).fails(1, &["/dev/kvm does not exist"]);
+    let doctor = host.ferry(&["doctor"]);
+    assert_eq!(doctor.code, 1, "{doctor:?}");
+    assert!(doctor.stdout.contains("ferry run sim"), "{doctor:?}");
+}
+
+#[test]
+fn a_kvm_that_may_not_be_opened_is_told() {
+    let test = "a_kvm_that_may_not_be_opened_is_told";
+    if !std::path::Path::new("/dev/kvm").exists() {
+        println!("skipped: {test}: /dev/kvm does not exist");
+        return;
+    }
+    let Some(host) = as_nobody(test, None) else { return };
+    host.ferry(&["run", "pulse"]).fails(1, &["/dev/kvm", "group"]);
+    host.run_sim("a", &[]);
+    host.assert_alive("a");
+}
+
+#[test]
+fn userfaultfd_that_is_not_permitted_refuses_post_copy_only() {
+    use std::os::unix::fs::MetadataExt;
+    let test = "userfaultfd_that_is_not_permitted_refuses_post_copy_only";
+    let Ok(kvm) = std::fs::metadata("/dev/kvm") else {
+        println!("skipped: {test}: /dev/kvm does not exist");
+        return;
+    };
+    if kvm.mode() & 0o060 != 0o060 {
+        println!("skipped: {test}: no group may open /dev/kvm");
+        return;
+    }
+    let Some(host) = as_nobody(test, Some(kvm.gid())) else { return };
+    let doctor = host.ferry(&["doctor"]);
+    if !doctor.stdout.contains("userfaultfd is not permitted") {
+        println!("skipped: {test}: here anybody may use userfaultfd: {}", doctor.stdout);
+        return;
+    }
+    host.ferry(&["run", "pulse", "--memory", "32MiB", "-d"]).succeeds();
+    await_that("pulse is ready", || host.info("pulse")["guest"]["ready"] == true);
+    let address = host.receive("b");
+    host.ferry(&["migrate", "pulse", &address, "-s", "post-copy"]).fails(
+        1,
+        &["pulse was not moved and runs on here", "userfaultfd is not permitted", "CAP_SYS_PTRACE"],
+    );
+    host.assert_alive("pulse");
+    host.ferry(&["migrate", "pulse", &address, "--verify"]).succeeds();
+    host.assert_alive("b");
+}
