@@ -26,7 +26,7 @@ pub fn draw(summary: &Summary<'_>) -> String {
         }
     }
     for (index, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((u16::from(index > 0), 1));
+        column.set_padding((u16::from(index > 0), 0));
         // What does not fit is broken in the names of guests, never in a figure.
         if index > 0 || groups.len() < 2 {
             column.set_constraint(ColumnConstraint::ContentWidth);

@@ -26,6 +26,8 @@ const AT_WORK: Duration = Duration::from_millis(200);
 const READY_BASE: Duration = Duration::from_secs(30);
 const READY_PER_GIB: Duration = Duration::from_secs(10);
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long the guest's first step at the destination is waited for.
+const FIRST_STEP: Duration = Duration::from_millis(500);
 /// The engine gives up first.
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(150);
 
@@ -124,10 +126,20 @@ impl Sides {
             // The migration failed, and its report says why.
             return Handover::default();
         }
-        let gaps =
-            |side: &Side| side.control.guest().ok().filter(|guest| guest.available).map(|guest| guest.gaps);
-        let first = gaps(&self.destination).unwrap_or_default();
-        Handover { at_source: gaps(&self.source), first }
+        let gaps = |side: &Side| {
+            let guest = side.control.guest().ok().filter(|guest| guest.available)?;
+            Some(guest.gaps)
+        };
+        let at_source = gaps(&self.source);
+        let known = at_source.as_deref().unwrap_or_default();
+        let mut first = Vec::new();
+        // In post-copy the guest runs before the pages are there that its first step needs; its gap is noted after it.
+        let deadline = Instant::now() + FIRST_STEP;
+        while first.iter().all(|gap| known.contains(gap)) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(2));
+            first = gaps(&self.destination).unwrap_or_default();
+        }
+        Handover { at_source, first }
     }
 
     /// What the guest saw of the move, and what it finds in its memory after it.
