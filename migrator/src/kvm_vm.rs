@@ -202,7 +202,7 @@ impl DestinationHost for KvmHost {
         KvmVm::new(&vm.name, &config, &machine.cpu)
     }
 
-    fn check_missing_pages(&self) -> Result<(), VmError> {
+    fn check_missing_pages(&self, _: &VmDescription) -> Result<(), VmError> {
         vmm::MissingPages::probe().map_err(VmError::new("run a VM with pages missing"))
     }
 }

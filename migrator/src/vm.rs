@@ -167,11 +167,11 @@ pub trait DestinationHost {
     /// In words for the user at the source: what does not fit, and what to do.
     fn create(&mut self, vm: &VmDescription) -> Result<Self::Vm, VmError>;
 
-    /// Whether a VM could run here with pages missing.
+    /// Whether that VM could run here with pages missing.
     ///
     /// # Errors
     /// In words for the user: what is not permitted, and how to permit it.
-    fn check_missing_pages(&self) -> Result<(), VmError>;
+    fn check_missing_pages(&self, vm: &VmDescription) -> Result<(), VmError>;
 }
 
 /// A VM that stands still and runs on when this is dropped, whatever went wrong: "paused on success,

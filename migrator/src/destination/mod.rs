@@ -90,7 +90,7 @@ fn prepare<H: DestinationHost>(
     control.wire().set_patience(None);
     let refuse = ReceiveError::Refused;
     if offer.may_miss_pages {
-        host.check_missing_pages().map_err(refuse)?;
+        host.check_missing_pages(&offer.vm).map_err(refuse)?;
     }
     let mut vm = host.create(&offer.vm).map_err(refuse)?;
     let mut load_us = u64::MAX;

@@ -422,7 +422,7 @@ impl DestinationHost for SimHost {
         Ok(made)
     }
 
-    fn check_missing_pages(&self) -> Result<(), VmError> {
+    fn check_missing_pages(&self, _: &VmDescription) -> Result<(), VmError> {
         Ok(())
     }
 }
