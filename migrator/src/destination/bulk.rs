@@ -113,6 +113,9 @@ fn install(
         if frame.kind == FrameKind::StageEnd {
             return Ok(());
         }
-        arrivals.receive(&frame, wire, &mut staging, missing)?;
+        match missing.landing_area() {
+            Some(area) => arrivals.receive_in(area, &frame, wire, missing)?,
+            None => arrivals.receive(&frame, wire, &mut staging, missing)?,
+        }
     }
 }

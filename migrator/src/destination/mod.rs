@@ -208,7 +208,7 @@ impl<V: DestinationVm> Prepared<V> {
         if !missing.is_empty() && self.faults.is_none() {
             return Err(ReceiveError::MissingSet);
         }
-        let arrivals = Arc::new(Arrivals::new(missing, landed.unwrap_or_default()));
+        let arrivals = Arc::new(Arrivals::new(missing, landed));
         if let Some(faults) = &self.faults {
             faults.begin(&arrivals);
             self.bulk.begin_installing(&arrivals, faults.missing());
@@ -235,8 +235,7 @@ impl<V: DestinationVm> Prepared<V> {
             }
             statistics = ended.unwrap_or_default();
         }
-        let complete =
-            FromDestination::Complete { digest: Some(arrivals.digest()), faults: statistics.clone() };
+        let complete = FromDestination::Complete { digest: arrivals.digest(), faults: statistics.clone() };
         // A source that does not hear it says "interrupted"; the guest is whole here all the same.
         if let Err(error) = control.send(&complete) {
             tracing::warn!(error = in_words(&error), "the source did not hear that it is free of duty");

@@ -43,7 +43,9 @@ pub enum OutOfReach {
     /// Not even a switchover without any page keeps to it.
     #[error(
         "a switchover takes {:.1} ms here without any page, by a rehearsal just now, and the downtime limit is \
-         {:.1} ms: raise --downtime-limit, or look at what keeps the hosts busy", ms(fixed), ms(limit)
+         {:.1} ms: raise --downtime-limit, or look at what keeps the hosts busy",
+        ms(fixed),
+        ms(limit)
     )]
     Fixed {
         /// What a switchover takes without any page.

@@ -186,7 +186,7 @@ mod tests {
     fn a_wait_ends_by_interrupt_by_patience_and_by_the_peer() {
         let interrupt = Interrupt::default();
         let (mut a, b) = pair(&interrupt);
-        let mut kind = |wire: &mut FdWire| wire.receive(&mut [0]).unwrap_err().kind();
+        let kind = |wire: &mut FdWire| wire.receive(&mut [0]).unwrap_err().kind();
         a.set_patience(Some(TICK));
         assert_eq!(kind(&mut a), io::ErrorKind::TimedOut);
         interrupt.raise();
