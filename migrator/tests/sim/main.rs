@@ -1,0 +1,7 @@
+//! The engine on simulated machines: every strategy, whatever fails on the way, without KVM.
+
+mod again;
+mod cuts;
+mod one_guest;
+mod seeds;
+mod strangers;
