@@ -14,7 +14,7 @@ use crate::{
     vm::{MissingPages, VmError},
 };
 
-/// Some thread gave up: what is missing will not come.
+/// What is missing will not come.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("missing pages will not come")]
 pub(super) struct Stopped;
@@ -26,7 +26,7 @@ pub(super) struct Arrivals {
     remaining: AtomicU64,
     digest: AtomicU64,
     keep_digest: bool,
-    state: Mutex<State>,
+    state: Mutex<(State, Links)>,
     changed: Condvar,
 }
 
@@ -42,6 +42,13 @@ enum State {
     Stopped,
 }
 
+/// What is known of the two links that bring pages.
+#[derive(Clone, Copy, Default)]
+struct Links {
+    bulk_ended: bool,
+    urgent_failed: bool,
+}
+
 impl Arrivals {
     /// `missing` is to arrive; `landed` is the digest of what is there already, if it is to be kept.
     pub fn new(missing: PageSet, landed: Option<Digest>) -> Arrivals {
@@ -52,7 +59,10 @@ impl Arrivals {
             remaining: AtomicU64::new(remaining),
             digest: AtomicU64::new(landed.unwrap_or_default().0),
             keep_digest: landed.is_some(),
-            state: Mutex::new(if remaining == 0 { State::Complete } else { State::Loading }),
+            state: Mutex::new((
+                if remaining == 0 { State::Complete } else { State::Loading },
+                Links::default(),
+            )),
             changed: Condvar::new(),
         }
     }
@@ -74,7 +84,7 @@ impl Arrivals {
 
     /// The guest is about to start, unless it is known already that its pages will not come.
     pub fn begin_running(&self) -> Result<(), Stopped> {
-        let mut state = self.lock();
+        let state = &mut self.lock().0;
         match *state {
             State::Loading => *state = State::Running,
             State::Running | State::Complete => {}
@@ -83,23 +93,39 @@ impl Arrivals {
         Ok(())
     }
 
-    /// Waits until all is there, or until a thread has given up.
-    pub fn wait_until_complete(&self) -> Result<(), Stopped> {
-        let state = self.lock();
-        let state = self.changed.wait_while(state, |state| matches!(state, State::Loading | State::Running));
-        match *state.unwrap_or_else(PoisonError::into_inner) {
-            State::Complete => Ok(()),
-            _ => Err(Stopped),
+    /// Waits until all is there, or until it is known that it will not come.
+    pub fn wait(&self) {
+        let waits = |(state, _): &mut (State, Links)| matches!(state, State::Loading | State::Running);
+        // Poisoned or not, the state is one word.
+        drop(self.changed.wait_while(self.lock(), waits));
+    }
+
+    /// The bulk link brings nothing more: because all was pushed, or because it failed.
+    pub fn bulk_ended(&self, failed: bool, missing: &dyn MissingPages) {
+        let mut state = self.lock();
+        state.1.bulk_ended = true;
+        // After a push that ended well, the last answers may be under way on the urgent link.
+        if failed || state.1.urgent_failed {
+            self.stop(state, missing);
+        }
+    }
+
+    /// The urgent link brings nothing more. The push may still bring all.
+    pub fn urgent_failed(&self, missing: &dyn MissingPages) {
+        let mut state = self.lock();
+        state.1.urgent_failed = true;
+        // A guest that has not started needs answers, for nothing is pushed before the start.
+        if state.1.bulk_ended || state.0 == State::Loading {
+            self.stop(state, missing);
         }
     }
 
     /// Nothing more will come. A guest that runs goes on waiting for what it touches; but if it has
     /// not started it never will, and whoever waits on its behalf, loading its state, is let go.
-    pub fn stop(&self, missing: &dyn MissingPages) {
-        let mut state = self.lock();
-        let before = *state;
+    fn stop(&self, mut state: MutexGuard<'_, (State, Links)>, missing: &dyn MissingPages) {
+        let before = state.0;
         if matches!(before, State::Loading | State::Running) {
-            *state = State::Stopped;
+            state.0 = State::Stopped;
             self.changed.notify_all();
         }
         if before == State::Loading
@@ -199,14 +225,14 @@ impl Arrivals {
             }
             from = part.end();
             if self.remaining.fetch_sub(part.count, Ordering::AcqRel) == part.count {
-                *self.lock() = State::Complete;
+                self.lock().0 = State::Complete;
                 self.changed.notify_all();
             }
         }
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, (State, Links)> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -94,9 +94,7 @@ fn run(
     // The guest may run here: what is missing must come, whatever the user says now.
     wire.ignore_interrupt();
     let result = install(&mut sink, &mut *wire, &arrivals, &*missing);
-    if result.is_err() {
-        arrivals.stop(&*missing);
-    }
+    arrivals.bulk_ended(result.is_err(), &*missing);
     result
 }
 

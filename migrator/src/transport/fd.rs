@@ -17,6 +17,8 @@ use crate::pages::RunBytes;
 
 /// How long one wait lasts at most before it looks around.
 const TICK: Duration = Duration::from_millis(20);
+/// How long the rest of a message may take where nothing else is said.
+const REST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A wire over a connected stream socket.
 pub struct FdWire {
@@ -133,6 +135,14 @@ impl Wire for FdWire {
         self.parts.0.clear();
         self.parts.push(buffer.as_mut_ptr(), buffer.len());
         self.drive_receive()
+    }
+
+    fn receive_rest(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        let interrupt = std::mem::take(&mut self.interrupt);
+        let patience = self.patience.replace(self.patience.unwrap_or(REST_PATIENCE));
+        let received = self.receive(buffer);
+        (self.interrupt, self.patience) = (interrupt, patience);
+        received
     }
 
     fn receive_runs(&mut self, runs: &[RunBytes<'_>]) -> io::Result<()> {
