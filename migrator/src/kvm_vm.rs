@@ -3,7 +3,7 @@
 use std::{os::fd::AsFd, os::fd::BorrowedFd, sync::Arc};
 
 use serde::{Deserialize, Serialize};
-use vmm::{Backing, CpuModel, GuestMemory, Vm, VmConfig};
+use vmm::{Backing, CpuModel, GuestMemory, LandingArea, Vm, VmConfig};
 
 use crate::{
     pages::{GuestPages, PAGE_SIZE, PageNumber, PageRun, PageSet, RunBytes},
@@ -107,9 +107,11 @@ impl DestinationVm for KvmVm {
     }
 
     fn watch_missing(&mut self) -> Result<Arc<dyn MissingPages>, VmError> {
-        let watched =
-            vmm::MissingPages::open(self.vm.memory()).map_err(VmError::new("watch missing pages"))?;
-        Ok(Arc::new(KvmMissing(watched)))
+        let memory = self.vm.memory();
+        let watched = vmm::MissingPages::open(memory).map_err(VmError::new("watch missing pages"))?;
+        let area = LandingArea::new(memory).map_err(VmError::new("map a landing area"))?;
+        area.populate().map_err(VmError::new("back the landing area"))?;
+        Ok(Arc::new(KvmMissing { watched, area: Area { area, page_count: memory.page_count() } }))
     }
 
     fn load_state(&mut self, state: &[u8]) -> Result<(), VmError> {
@@ -149,30 +151,68 @@ impl GuestPages for KvmPages {
     }
 }
 
-struct KvmMissing(vmm::MissingPages);
+struct KvmMissing {
+    watched: vmm::MissingPages,
+    area: Area,
+}
+
+struct Area {
+    area: LandingArea,
+    page_count: u64,
+}
+
+impl GuestPages for Area {
+    fn page_count(&self) -> u64 {
+        self.page_count
+    }
+
+    fn bytes(&self, run: PageRun) -> RunBytes<'_> {
+        assert!(
+            run.checked_end().is_some_and(|end| end <= self.page_count),
+            "{run:?} of {}",
+            self.page_count
+        );
+        // SAFETY: within the area, which is one mapping that lives as long as self.
+        unsafe { RunBytes::new(self.area.as_ptr().add(run.byte_offset()), run.byte_len()) }
+    }
+
+    fn absent(&self) -> PageSet {
+        PageSet::empty(self.page_count)
+    }
+}
 
 impl MissingPages for KvmMissing {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.watched.as_fd()
     }
 
     fn next_faults(&self, faults: &mut Vec<PageNumber>) -> Result<(), VmError> {
         let mut read = Vec::new();
-        self.0.read_faults(&mut read).map_err(VmError::new("read page faults"))?;
+        self.watched.read_faults(&mut read).map_err(VmError::new("read page faults"))?;
         faults.extend(read.iter().map(|fault| fault.page));
         Ok(())
     }
 
     fn install(&self, first: PageNumber, bytes: &[u8]) -> Result<u64, VmError> {
-        self.0.install(first, bytes).map_err(VmError::new("install pages"))
+        self.watched.install(first, bytes).map_err(VmError::new("install pages"))
     }
 
     fn install_zeros(&self, run: PageRun) -> Result<u64, VmError> {
-        self.0.install_zeros(run.first, run.count).map_err(VmError::new("install zero pages"))
+        self.watched.install_zeros(run.first, run.count).map_err(VmError::new("install zero pages"))
+    }
+
+    fn landing_area(&self) -> Option<&dyn GuestPages> {
+        Some(&self.area)
+    }
+
+    fn install_landed(&self, run: PageRun) -> Result<u64, VmError> {
+        self.watched
+            .install_landed(run.first..run.end(), &self.area.area)
+            .map_err(VmError::new("install received pages"))
     }
 
     fn unwatch(&self) -> Result<(), VmError> {
-        self.0.clone().close().map_err(VmError::new("stop watching missing pages"))
+        self.watched.clone().close().map_err(VmError::new("stop watching missing pages"))
     }
 }
 

@@ -149,6 +149,16 @@ pub trait MissingPages: Send + Sync {
     /// Whatever the system says.
     fn install_zeros(&self, run: PageRun) -> Result<u64, VmError>;
 
+    /// Memory to receive missing pages in, each at its own number, before they are installed from there;
+    /// nothing where pages are only installed from a buffer. It is backed, and all zeros.
+    fn landing_area(&self) -> Option<&dyn GuestPages>;
+
+    /// As [`MissingPages::install`], from the landing area, whose pages hold anything afterwards.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn install_landed(&self, run: PageRun) -> Result<u64, VmError>;
+
     /// Nothing is missing any more: nobody will wait again.
     ///
     /// # Errors

@@ -52,7 +52,7 @@ pub use memory::{
     AccessError, AdviseError, DirtyLogError, GuestMemory, HIGH_MEMORY_START, LOW_MEMORY_END, MapError,
     PAGE_BYTES, ResidentError,
 };
-pub use missing::{MissingPages, MissingPagesError, PageFault, StagingBlock};
+pub use missing::{LandingArea, MissingPages, MissingPagesError, PageFault};
 pub use state::{DecodeError, FORMAT_VERSION, MAX_STATE_BYTES, SectionError};
 pub use vcpu::VcpuCreateError;
 pub use vcpu::state::VcpuRestoreError;

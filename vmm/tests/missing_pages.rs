@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{COUNT, COUNTER_AT, PATIENCE, booted, machine, machine_of, read_u32, until, until_counting};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vmm::{Event, MissingPages, MissingPagesError, PAGE_BYTES, PageFault, StagingBlock, Vm};
+use vmm::{Event, LandingArea, MissingPages, MissingPagesError, PAGE_BYTES, PageFault, Vm};
 
 /// Writes into each page from 2 to 12 MiB its address, says so with a 1 at 0x200000, waits for a 1 at 0x200004, and exits
 /// with 7 if all pages still have theirs.
@@ -151,27 +151,27 @@ fn a_block_is_moved_whole_or_around_what_is_present() {
     }
     let vm = machine();
     let missing = MissingPages::open(vm.memory()).expect("opens");
-    let mut block = StagingBlock::new().expect("a block");
-    let pages = StagingBlock::BYTES / PAGE_BYTES;
-    let fill = |block: &mut StagingBlock, by: u8| {
-        for (index, page) in block.bytes_mut().chunks_mut(PAGE_BYTES as usize).enumerate() {
-            page.fill(index as u8 ^ by);
-        }
-    };
-    fill(&mut block, 1);
-    assert_eq!(missing.install_block(0, &mut block).expect("installs"), pages);
-    fill(&mut block, 2);
-    assert_eq!(missing.install_block(0, &mut block).expect("installs"), 0, "all present");
+    let area = LandingArea::new(vm.memory()).expect("an area");
+    area.populate().expect("populates");
+    let pages = (2 << 20) / PAGE_BYTES;
+    for page in 0..4 * pages {
+        // SAFETY: within the area, which nobody else uses.
+        unsafe {
+            area.as_ptr().add((page * PAGE_BYTES) as usize).write_bytes(page as u8 ^ 1, PAGE_BYTES as usize)
+        };
+    }
+    assert_eq!(missing.install_landed(0..pages, &area).expect("installs"), pages, "moved");
     missing.install(2 * pages + 7, &vec![9; PAGE_BYTES as usize]).expect("installs");
-    fill(&mut block, 3);
-    assert_eq!(missing.install_block(2 * pages, &mut block).expect("installs"), pages - 1);
-    fill(&mut block, 4);
-    assert_eq!(missing.install_block(pages, &mut block).expect("installs"), pages);
+    // A part of one block, a block with a page that is there, and a part of another.
+    let around = pages + 5..3 * pages + 11;
+    assert_eq!(
+        missing.install_landed(around.clone(), &area).expect("installs"),
+        around.end - around.start - 1
+    );
+    assert_eq!(missing.install_landed(2 * pages..3 * pages, &area).expect("installs"), 0, "all present");
     let first_byte = |page: u64| page_of(&vm, page)[100];
-    for page in 0..pages {
-        assert_eq!(first_byte(page), page as u8 ^ 1);
-        assert_eq!(first_byte(pages + page), page as u8 ^ 4);
-        assert_eq!(first_byte(2 * pages + page), if page == 7 { 9 } else { page as u8 ^ 3 });
+    for page in (0..pages).chain(around) {
+        assert_eq!(first_byte(page), if page == 2 * pages + 7 { 9 } else { page as u8 ^ 1 }, "page {page}");
     }
     missing.close().expect("closes");
 }

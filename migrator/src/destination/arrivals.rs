@@ -8,13 +8,13 @@ use std::sync::{
 use thiserror::Error;
 
 use crate::{
-    pages::{Claims, Digest, PAGE_SIZE, PageNumber, PageRun, PageSet, RunBytes, SinkError},
+    pages::{Claims, Digest, GuestPages, PAGE_SIZE, PageNumber, PageRun, PageSet, RunBytes, SinkError},
     protocol::{Frame, FrameKind, MAX_FRAME_PAGES},
     transport::Wire,
-    vm::MissingPages,
+    vm::{MissingPages, VmError},
 };
 
-/// Some thread gave up: what is missing will not come.
+/// What is missing will not come.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("missing pages will not come")]
 pub(super) struct Stopped;
@@ -25,7 +25,8 @@ pub(super) struct Arrivals {
     claims: Claims,
     remaining: AtomicU64,
     digest: AtomicU64,
-    state: Mutex<State>,
+    keep_digest: bool,
+    state: Mutex<(State, Links)>,
     changed: Condvar,
 }
 
@@ -41,16 +42,27 @@ enum State {
     Stopped,
 }
 
+/// What is known of the two links that bring pages.
+#[derive(Clone, Copy, Default)]
+struct Links {
+    bulk_ended: bool,
+    urgent_failed: bool,
+}
+
 impl Arrivals {
-    /// `missing` is to arrive; `landed` is the digest of what is there already.
-    pub fn new(missing: PageSet, landed: Digest) -> Arrivals {
+    /// `missing` is to arrive; `landed` is the digest of what is there already, if it is to be kept.
+    pub fn new(missing: PageSet, landed: Option<Digest>) -> Arrivals {
         let remaining = missing.len();
         Arrivals {
             claims: Claims::new(missing.clone()),
             expected: missing,
             remaining: AtomicU64::new(remaining),
-            digest: AtomicU64::new(landed.0),
-            state: Mutex::new(if remaining == 0 { State::Complete } else { State::Loading }),
+            digest: AtomicU64::new(landed.unwrap_or_default().0),
+            keep_digest: landed.is_some(),
+            state: Mutex::new((
+                if remaining == 0 { State::Complete } else { State::Loading },
+                Links::default(),
+            )),
             changed: Condvar::new(),
         }
     }
@@ -65,14 +77,14 @@ impl Arrivals {
         self.remaining.load(Ordering::Acquire)
     }
 
-    /// The digest of all that is there.
-    pub fn digest(&self) -> Digest {
-        Digest(self.digest.load(Ordering::Acquire))
+    /// The digest of all that is there, if it was kept.
+    pub fn digest(&self) -> Option<Digest> {
+        self.keep_digest.then(|| Digest(self.digest.load(Ordering::Acquire)))
     }
 
     /// The guest is about to start, unless it is known already that its pages will not come.
     pub fn begin_running(&self) -> Result<(), Stopped> {
-        let mut state = self.lock();
+        let state = &mut self.lock().0;
         match *state {
             State::Loading => *state = State::Running,
             State::Running | State::Complete => {}
@@ -81,23 +93,39 @@ impl Arrivals {
         Ok(())
     }
 
-    /// Waits until all is there, or until a thread has given up.
-    pub fn wait_until_complete(&self) -> Result<(), Stopped> {
-        let state = self.lock();
-        let state = self.changed.wait_while(state, |state| matches!(state, State::Loading | State::Running));
-        match *state.unwrap_or_else(PoisonError::into_inner) {
-            State::Complete => Ok(()),
-            _ => Err(Stopped),
+    /// Waits until all is there, or until it is known that it will not come.
+    pub fn wait(&self) {
+        let waits = |(state, _): &mut (State, Links)| matches!(state, State::Loading | State::Running);
+        // Poisoned or not, the state is one word.
+        drop(self.changed.wait_while(self.lock(), waits));
+    }
+
+    /// The bulk link brings nothing more: because all was pushed, or because it failed.
+    pub fn bulk_ended(&self, failed: bool, missing: &dyn MissingPages) {
+        let mut state = self.lock();
+        state.1.bulk_ended = true;
+        // After a push that ended well, the last answers may be under way on the urgent link.
+        if failed || state.1.urgent_failed {
+            self.stop(state, missing);
+        }
+    }
+
+    /// The urgent link brings nothing more. The push may still bring all.
+    pub fn urgent_failed(&self, missing: &dyn MissingPages) {
+        let mut state = self.lock();
+        state.1.urgent_failed = true;
+        // A guest that has not started needs answers, for nothing is pushed before the start.
+        if state.1.bulk_ended || state.0 == State::Loading {
+            self.stop(state, missing);
         }
     }
 
     /// Nothing more will come. A guest that runs goes on waiting for what it touches; but if it has
     /// not started it never will, and whoever waits on its behalf, loading its state, is let go.
-    pub fn stop(&self, missing: &dyn MissingPages) {
-        let mut state = self.lock();
-        let before = *state;
+    fn stop(&self, mut state: MutexGuard<'_, (State, Links)>, missing: &dyn MissingPages) {
+        let before = state.0;
         if matches!(before, State::Loading | State::Running) {
-            *state = State::Stopped;
+            state.0 = State::Stopped;
             self.changed.notify_all();
         }
         if before == State::Loading
@@ -110,7 +138,8 @@ impl Arrivals {
         }
     }
 
-    /// Receives a frame's payload and installs its pages.
+    /// Receives a frame's payload into a buffer and installs its pages: for a few that somebody waits
+    /// for, and where there is no landing area.
     pub fn receive(
         &self,
         frame: &Frame,
@@ -118,71 +147,112 @@ impl Arrivals {
         staging: &mut Staging,
         missing: &dyn MissingPages,
     ) -> Result<(), SinkError> {
-        if frame.kind != FrameKind::FrozenPages {
-            return Err(SinkError::OutOfPlace { found: frame.kind });
-        }
+        expect_frozen(frame)?;
         let payload = staging.pages(frame.data_pages);
         wire.receive_runs(&[RunBytes::of_buffer(payload)])?;
-        self.check(frame, payload)?;
-        let mut at = 0;
+        let mut runs = Vec::with_capacity(frame.segments.len());
+        let mut rest = &*payload;
         for run in frame.raw_runs() {
-            self.install(run, &payload[at..at + run.byte_len()], missing)?;
-            at += run.byte_len();
+            let (bytes, others) = rest.split_at(run.byte_len());
+            runs.push((run, bytes));
+            rest = others;
         }
-        for run in frame.zero_runs() {
-            self.claim_each(run, |run| missing.install_zeros(run))?;
+        check(frame, &runs)?;
+        for (run, bytes) in runs {
+            self.claim_each(run, |part| {
+                let bytes = &bytes[PageRun::new(0, part.first - run.first).byte_len()..][..part.byte_len()];
+                self.add_digest(part, bytes);
+                missing.install(part.first, bytes)
+            })?;
         }
-        Ok(())
+        self.install_zeros(frame, missing)
     }
 
-    fn install(&self, run: PageRun, bytes: &[u8], missing: &dyn MissingPages) -> Result<(), SinkError> {
-        self.claim_each(run, |part| {
-            let at = PageRun::new(0, part.first - run.first).byte_len();
-            let bytes = &bytes[at..at + part.byte_len()];
+    /// As [`Arrivals::receive`], each page at its place in the landing area, from where it is installed
+    /// without being copied again.
+    pub fn receive_in(
+        &self,
+        area: &dyn GuestPages,
+        frame: &Frame,
+        wire: &mut dyn Wire,
+        missing: &dyn MissingPages,
+    ) -> Result<(), SinkError> {
+        expect_frozen(frame)?;
+        let places: Vec<_> = frame.raw_runs().map(|run| area.bytes(run)).collect();
+        wire.receive_runs(&places)?;
+        // SAFETY: one bulk link, one thread that receives into the area.
+        let runs: Vec<_> =
+            frame.raw_runs().zip(&places).map(|(run, place)| (run, unsafe { place.frozen() })).collect();
+        check(frame, &runs)?;
+        for (run, bytes) in runs {
+            self.claim_each(run, |part| {
+                self.add_digest(
+                    part,
+                    &bytes[PageRun::new(0, part.first - run.first).byte_len()..][..part.byte_len()],
+                );
+                missing.install_landed(part)
+            })?;
+        }
+        self.install_zeros(frame, missing)
+    }
+
+    fn install_zeros(&self, frame: &Frame, missing: &dyn MissingPages) -> Result<(), SinkError> {
+        frame.zero_runs().try_for_each(|run| self.claim_each(run, |run| missing.install_zeros(run)))
+    }
+
+    fn add_digest(&self, run: PageRun, bytes: &[u8]) {
+        if self.keep_digest {
             let mut digest = Digest::default();
-            digest.add(part.first, bytes);
+            digest.add(run.first, bytes);
             self.digest.fetch_add(digest.0, Ordering::AcqRel);
-            missing.install(part.first, bytes)
-        })
+        }
     }
 
-    /// Installs those parts of `run` that nobody has installed yet.
+    /// Claims and installs those parts of `run` that nobody has installed yet, each as long as it can be.
     fn claim_each(
         &self,
         run: PageRun,
-        mut install: impl FnMut(PageRun) -> Result<u64, crate::vm::VmError>,
+        install: impl Fn(PageRun) -> Result<u64, VmError>,
     ) -> Result<(), SinkError> {
         let mut from = run.first;
-        while let Some(part) = self.claims.claim_within(PageRun::new(from, run.end() - from)) {
+        while let Some(mut part) = self.claims.claim_within(PageRun::new(from, run.end() - from)) {
+            // Claims end at every 64th page; what they say of neighbours is one part.
+            while let Some(more) = self.claims.claim_first(part.end(), run.end()) {
+                part.count += more;
+            }
             if install(part).map_err(SinkError::Install)? != part.count {
                 return Err(SinkError::AlreadyThere { first: part.first });
             }
             from = part.end();
             if self.remaining.fetch_sub(part.count, Ordering::AcqRel) == part.count {
-                *self.lock() = State::Complete;
+                self.lock().0 = State::Complete;
                 self.changed.notify_all();
             }
         }
         Ok(())
     }
 
-    fn check(&self, frame: &Frame, payload: &[u8]) -> Result<(), SinkError> {
-        let mut found = Digest::default();
-        let mut at = 0;
-        for run in frame.raw_runs() {
-            found.add(run.first, &payload[at..at + run.byte_len()]);
-            at += run.byte_len();
-        }
-        if found.0 != frame.digest {
-            let first = frame.raw_runs().next().map_or(0, |run| run.first);
-            return Err(SinkError::Damaged { first, found: found.0, expected: frame.digest });
-        }
-        Ok(())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, (State, Links)> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn expect_frozen(frame: &Frame) -> Result<(), SinkError> {
+    match frame.kind {
+        FrameKind::FrozenPages => Ok(()),
+        found => Err(SinkError::OutOfPlace { found }),
+    }
+}
+
+/// Compares pages with the digest they were sent with.
+fn check(frame: &Frame, runs: &[(PageRun, &[u8])]) -> Result<(), SinkError> {
+    let mut found = Digest::default();
+    runs.iter().for_each(|(run, bytes)| found.add(run.first, bytes));
+    if found.0 != frame.digest {
+        let first = runs.first().map_or(0, |(run, _)| run.first);
+        return Err(SinkError::Damaged { first, found: found.0, expected: frame.digest });
+    }
+    Ok(())
 }
 
 /// Where a frame's pages wait until they are installed; one a thread.

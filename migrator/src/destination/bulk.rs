@@ -94,9 +94,7 @@ fn run(
     // The guest may run here: what is missing must come, whatever the user says now.
     wire.ignore_interrupt();
     let result = install(&mut sink, &mut *wire, &arrivals, &*missing);
-    if result.is_err() {
-        arrivals.stop(&*missing);
-    }
+    arrivals.bulk_ended(result.is_err(), &*missing);
     result
 }
 
@@ -113,6 +111,9 @@ fn install(
         if frame.kind == FrameKind::StageEnd {
             return Ok(());
         }
-        arrivals.receive(&frame, wire, &mut staging, missing)?;
+        match missing.landing_area() {
+            Some(area) => arrivals.receive_in(area, &frame, wire, missing)?,
+            None => arrivals.receive(&frame, wire, &mut staging, missing)?,
+        }
     }
 }

@@ -64,14 +64,11 @@ impl FaultServer {
         &self.missing
     }
 
-    /// Ends it: with `complete`, nothing is missing any more and nobody will wait again. Otherwise
-    /// whoever touches a missing page goes on waiting.
-    pub fn finish(self, complete: bool) -> Result<FaultStatistics, SinkError> {
+    /// Ends it. Whoever touches a missing page from here on goes on waiting.
+    pub fn finish(self) -> Result<FaultStatistics, SinkError> {
         drop(self.begin);
-        let unwatched = if complete { self.missing.unwatch().map_err(SinkError::Install) } else { Ok(()) };
         rustix::io::write(&*self.stop, &1u64.to_ne_bytes()).map_err(io::Error::from)?;
-        let statistics = self.thread.join().map_err(|_| io::Error::other("the fault thread panicked"))??;
-        unwatched.map(|()| statistics)
+        self.thread.join().map_err(|_| io::Error::other("the fault thread panicked"))?
     }
 }
 
@@ -112,7 +109,7 @@ impl Server {
     fn run(mut self, stop: &OwnedFd) -> Result<FaultStatistics, SinkError> {
         let result = self.serve(stop);
         if result.is_err() {
-            self.arrivals.stop(&*self.missing);
+            self.arrivals.urgent_failed(&*self.missing);
         }
         result.map(|()| self.statistics())
     }

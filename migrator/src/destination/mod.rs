@@ -208,7 +208,7 @@ impl<V: DestinationVm> Prepared<V> {
         if !missing.is_empty() && self.faults.is_none() {
             return Err(ReceiveError::MissingSet);
         }
-        let arrivals = Arc::new(Arrivals::new(missing, landed.unwrap_or_default()));
+        let arrivals = Arc::new(Arrivals::new(missing, landed));
         if let Some(faults) = &self.faults {
             faults.begin(&arrivals);
             self.bulk.begin_installing(&arrivals, faults.missing());
@@ -220,12 +220,12 @@ impl<V: DestinationVm> Prepared<V> {
     fn finish(self, mut control: Control, arrivals: &Arrivals) -> Result<Arrival<V>, ReceiveError<V>> {
         let mut statistics = FaultStatistics::default();
         if let Some(faults) = self.faults {
-            let installed = arrivals.wait_until_complete();
-            let ended = faults.finish(installed.is_ok());
-            if let Err(error) = installed.and(ended.as_ref().map(|_| ()).map_err(|_| arrivals::Stopped)) {
-                let missing_pages = arrivals.remaining();
-                let cause = self.bulk.take_error().or(ended.err());
-                tracing::error!(missing_pages, %error, "the source is gone");
+            arrivals.wait();
+            let missing = faults.missing().clone();
+            let served = faults.finish();
+            let missing_pages = arrivals.remaining();
+            if missing_pages > 0 {
+                let cause = self.bulk.take_error().or(served.err());
                 return Err(ReceiveError::Interrupted {
                     vm: self.vm,
                     description: self.offer.vm,
@@ -233,10 +233,11 @@ impl<V: DestinationVm> Prepared<V> {
                     cause,
                 });
             }
-            statistics = ended.unwrap_or_default();
+            // Whoever touched a page meanwhile that never held anything is let go by this.
+            missing.unwatch().map_err(|error| ReceiveError::Pages(SinkError::Install(error)))?;
+            statistics = served.unwrap_or_default();
         }
-        let complete =
-            FromDestination::Complete { digest: Some(arrivals.digest()), faults: statistics.clone() };
+        let complete = FromDestination::Complete { digest: arrivals.digest(), faults: statistics.clone() };
         // A source that does not hear it says "interrupted"; the guest is whole here all the same.
         if let Err(error) = control.send(&complete) {
             tracing::warn!(error = in_words(&error), "the source did not hear that it is free of duty");
@@ -248,6 +249,9 @@ impl<V: DestinationVm> Prepared<V> {
 /// The reason behind an error. A thread that failed raised the interrupt, and what it met is the
 /// reason; but where it met the end of its link, the source may have said why on the control link.
 fn reason<V>(error: ReceiveError<V>, bulk: &BulkReceiver, control: &mut Control) -> ReceiveError<V> {
+    if matches!(error, ReceiveError::Aborted { .. }) {
+        return error;
+    }
     let Some(met) = bulk.take_error() else { return error };
     if matches!(met, SinkError::Link(_)) {
         control.wire().ignore_interrupt();

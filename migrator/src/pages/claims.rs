@@ -46,6 +46,29 @@ impl Claims {
         None
     }
 
+    /// Claims unclaimed pages from `page` itself on, up to `end` or the end of its word of 64. Returns how
+    /// many; `None` if `page` is not free.
+    pub fn claim_first(&self, page: PageNumber, end: PageNumber) -> Option<u64> {
+        let end = end.min(self.page_count).min((page / WORD_BITS + 1) * WORD_BITS);
+        if page >= end {
+            return None;
+        }
+        let word = self.word(page);
+        let wanted = mask(page % WORD_BITS, end - page);
+        let mut seen = word.load(Ordering::Relaxed);
+        loop {
+            let count = u64::from(((seen & wanted) >> (page % WORD_BITS)).trailing_ones());
+            if count == 0 {
+                return None;
+            }
+            let mine = mask(page % WORD_BITS, count);
+            match word.compare_exchange_weak(seen, seen & !mine, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(count),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
     /// How many pages nobody has claimed.
     pub fn remaining(&self) -> u64 {
         self.words.iter().map(|word| u64::from(word.load(Ordering::Relaxed).count_ones())).sum()
@@ -124,5 +147,10 @@ mod tests {
         assert_eq!(claims.claim_within(PageRun::new(62, 16)), Some(PageRun::new(62, 2)));
         assert_eq!(claims.claim_within(PageRun::new(250, 99)), Some(PageRun::new(250, 6)));
         assert_eq!(claims.remaining(), 256 - 4 - 2 - 2 - 6);
+        assert_eq!(claims.claim_first(100, 200), Some(28));
+        assert_eq!(claims.claim_first(100, 200), None);
+        assert_eq!(claims.claim_first(128, 132), Some(4));
+        assert_eq!(claims.claim_first(249, 999), Some(1));
+        assert_eq!(claims.claim_first(256, 999), None);
     }
 }

@@ -56,11 +56,6 @@ impl PageStream {
         }
     }
 
-    /// From here on frames carry at most `pages` pages: smaller ones let urgent pages pass sooner.
-    pub fn limit_frames(&mut self, pages: u64) {
-        self.frame_pages = self.frame_pages.min(pages);
-    }
-
     /// Sends runs of pages. `kind` says whether they stand still; `absent` which of them need not be
     /// read to know that they are zero. After each frame `progress` is told how many pages it held.
     ///

@@ -106,14 +106,15 @@ impl<S: Serialize, R: DeserializeOwned> ControlLink<S, R> {
     pub fn receive(&mut self) -> Result<R, MessageError> {
         let link = |source| MessageError::Link { operation: "receive", source };
         let mut prefix = [0; PREFIX_BYTES];
-        self.wire.receive(&mut prefix).map_err(link)?;
+        self.wire.receive(&mut prefix[..1]).map_err(link)?;
+        self.wire.receive_rest(&mut prefix[1..]).map_err(link)?;
         let (len, crc) = decode_prefix(prefix)?;
         // Grown as bytes come: a peer that only claims a great length costs nothing.
         let mut body = Vec::new();
         while body.len() < len {
             let have = body.len();
             body.resize(len.min(have + (1 << 20)), 0);
-            self.wire.receive(&mut body[have..]).map_err(link)?;
+            self.wire.receive_rest(&mut body[have..]).map_err(link)?;
         }
         decode_message(crc, &body)
     }

@@ -16,8 +16,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, little_endian as le
 
 use crate::pages::{Encoding, PageRun};
 
-/// The most pages whose bytes one frame carries: 1 MiB.
-pub const MAX_FRAME_PAGES: u64 = 256;
+/// The most pages whose bytes one frame carries: 2 MiB, a huge page.
+pub const MAX_FRAME_PAGES: u64 = 512;
 /// The most runs one frame lists.
 pub const MAX_FRAME_RUNS: usize = 512;
 /// Bytes of a frame's header.

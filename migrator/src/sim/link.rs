@@ -147,6 +147,10 @@ impl Wire for FailingWire {
         self.inner.receive(buffer)
     }
 
+    fn receive_rest(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        self.inner.receive_rest(buffer)
+    }
+
     fn receive_runs(&mut self, runs: &[RunBytes<'_>]) -> io::Result<()> {
         self.inner.receive_runs(runs)
     }

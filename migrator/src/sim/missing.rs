@@ -3,14 +3,17 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::{guest::Abandoned, memory::SimMemory};
 use crate::{
-    pages::{PAGE_SIZE, PageNumber, PageRun, PageSet},
+    pages::{GuestPages, PAGE_SIZE, PageNumber, PageRun, PageSet, RunBytes},
     vm::{MissingPages, VmError},
 };
 
@@ -20,6 +23,24 @@ pub(super) struct SimMissing {
     state: Mutex<State>,
     changed: Condvar,
     waiting: OwnedFd,
+    /// Every other machine has a landing area, so that both ways are tested.
+    area: Option<Area>,
+}
+
+struct Area(SimMemory);
+
+impl GuestPages for Area {
+    fn page_count(&self) -> u64 {
+        self.0.page_count()
+    }
+
+    fn bytes(&self, run: PageRun) -> RunBytes<'_> {
+        self.0.bytes(run)
+    }
+
+    fn absent(&self) -> PageSet {
+        PageSet::empty(self.page_count())
+    }
 }
 
 struct State {
@@ -31,7 +52,11 @@ struct State {
 
 impl SimMissing {
     pub fn new(memory: Arc<SimMemory>) -> io::Result<SimMissing> {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let has_area = MADE.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+        let area = has_area.then(|| SimMemory::new(memory.page_count()).map(Area)).transpose()?;
         Ok(SimMissing {
+            area,
             memory,
             state: Mutex::new(State { present: None, faults: Vec::new(), abandoned: false }),
             changed: Condvar::new(),
@@ -106,6 +131,20 @@ impl MissingPages for SimMissing {
 
     fn install_zeros(&self, run: PageRun) -> Result<u64, VmError> {
         Ok(self.install_each(run, |page| self.memory.bytes(PageRun::one(page)).fill_zero()))
+    }
+
+    fn landing_area(&self) -> Option<&dyn GuestPages> {
+        self.area.as_ref().map(|area| area as &dyn GuestPages)
+    }
+
+    fn install_landed(&self, run: PageRun) -> Result<u64, VmError> {
+        let area =
+            self.area.as_ref().ok_or(VmError { operation: "install pages", source: "no area".into() })?;
+        Ok(self.install_each(run, |page| {
+            let mut bytes = [0; PAGE_SIZE];
+            area.0.read(page, &mut bytes);
+            self.memory.write(page, &bytes);
+        }))
     }
 
     fn unwatch(&self) -> Result<(), VmError> {

@@ -157,7 +157,12 @@ fn offer(
         bulk_links: 1,
         may_miss_pages: needs.missing_pages,
         populate: !needs.missing_pages,
-        digest: options.verify == Verify::AfterStart,
+        // What is missing at the start can only be compared as it was installed.
+        digest: match options.verify {
+            Verify::No => false,
+            Verify::BeforeStart => needs.missing_pages,
+            Verify::AfterStart => true,
+        },
         rehearsal,
     }))?;
     match control.receive()? {

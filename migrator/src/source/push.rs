@@ -9,7 +9,7 @@
 //! neighbours along, and the push goes on from there.
 
 use std::{
-    io, iter,
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -23,7 +23,7 @@ use super::{MigrateError, Migration, send};
 use crate::{
     pages::{Claims, GuestPages, PageRun, PageSet, PageSink, PageStream, Sent},
     progress::Phase,
-    protocol::{Frame, FrameKind},
+    protocol::{Frame, FrameKind, MAX_FRAME_PAGES},
     timeline::Round,
     transport::Wire,
 };
@@ -31,8 +31,6 @@ use crate::{
 /// Pages sent along with a requested one, itself included: enough to save faults on neighbours, few
 /// enough that the vCPU does not wait for them noticeably.
 const PREFETCH_PAGES: u64 = 16;
-/// Pages in a pushed frame: the destination installs a frame in one go, and faults wait for that.
-const PUSH_FRAME_PAGES: u64 = 64;
 /// No page: the push goes on where it is.
 const NO_HINT: u64 = u64::MAX;
 /// The stage that the push is.
@@ -43,6 +41,31 @@ struct Shared {
     claims: Claims,
     /// Where the push should go on.
     hint: AtomicU64,
+}
+
+impl Shared {
+    /// Claims what is left of the first block that has something left: the one where a page was
+    /// requested last, or from `block` on, around the end of memory. Leaves `block` at the next one.
+    ///
+    /// A frame is a block, so that the destination can move it into place in one piece.
+    fn claim_block(&self, block: &mut u64) -> Option<Vec<PageRun>> {
+        let hint = self.hint.swap(NO_HINT, Ordering::Relaxed);
+        if hint != NO_HINT {
+            *block = hint / MAX_FRAME_PAGES;
+        }
+        let from = *block * MAX_FRAME_PAGES;
+        let first = self.claims.claim_next(from).or_else(|| self.claims.claim_next(0))?;
+        *block = first.first / MAX_FRAME_PAGES + 1;
+        let end = *block * MAX_FRAME_PAGES;
+        let mut claimed = vec![first];
+        while let Some(run) = self.claims.claim_within(PageRun::new(first.end(), end - first.end())) {
+            match claimed.last_mut() {
+                Some(last) if last.end() == run.first => last.count += run.count,
+                _ => claimed.push(run),
+            }
+        }
+        Some(claimed)
+    }
 }
 
 /// Answers page requests, from the moment it is told what is missing.
@@ -127,23 +150,14 @@ impl Migration<'_> {
         let begin = Instant::now();
         let shared = missing.0;
         self.progress.update(|now| (now.phase, now.pages_left) = (Phase::Push, shared.claims.remaining()));
-        self.bulk.limit_frames(PUSH_FRAME_PAGES);
-        let mut from = 0;
-        let runs = iter::from_fn(|| {
-            let hint = shared.hint.swap(NO_HINT, Ordering::Relaxed);
-            if hint != NO_HINT {
-                from = hint;
-            }
-            let run = shared.claims.claim_next(from).or_else(|| shared.claims.claim_next(0))?;
-            from = run.end();
-            Some(run)
-        });
         let absent = self.pages.absent();
         let progress = |pages| self.progress.sent(pages);
-        let sent = self
-            .bulk
-            .send(&*self.pages, runs, Some(&absent), FrameKind::FrozenPages, progress)
-            .map_err(send)?;
+        let mut sent = Sent::default();
+        let mut block = 0;
+        while let Some(claimed) = shared.claim_block(&mut block) {
+            let frozen = FrameKind::FrozenPages;
+            sent.add(self.bulk.send(&*self.pages, claimed, Some(&absent), frozen, progress).map_err(send)?);
+        }
         self.bulk.end_stage(PUSH_STAGE).map_err(send)?;
         self.timeline.push = Some(Round { sent, duration: begin.elapsed(), dirtied: 0 });
         Ok(())

@@ -17,6 +17,8 @@ use crate::pages::RunBytes;
 
 /// How long one wait lasts at most before it looks around.
 const TICK: Duration = Duration::from_millis(20);
+/// How long the rest of a message may take where nothing else is said.
+const REST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A wire over a connected stream socket.
 pub struct FdWire {
@@ -135,6 +137,14 @@ impl Wire for FdWire {
         self.drive_receive()
     }
 
+    fn receive_rest(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        let interrupt = std::mem::take(&mut self.interrupt);
+        let patience = self.patience.replace(self.patience.unwrap_or(REST_PATIENCE));
+        let received = self.receive(buffer);
+        (self.interrupt, self.patience) = (interrupt, patience);
+        received
+    }
+
     fn receive_runs(&mut self, runs: &[RunBytes<'_>]) -> io::Result<()> {
         self.parts.0.clear();
         runs.iter().for_each(|run| self.parts.push(run.as_ptr(), run.len()));
@@ -186,7 +196,7 @@ mod tests {
     fn a_wait_ends_by_interrupt_by_patience_and_by_the_peer() {
         let interrupt = Interrupt::default();
         let (mut a, b) = pair(&interrupt);
-        let mut kind = |wire: &mut FdWire| wire.receive(&mut [0]).unwrap_err().kind();
+        let kind = |wire: &mut FdWire| wire.receive(&mut [0]).unwrap_err().kind();
         a.set_patience(Some(TICK));
         assert_eq!(kind(&mut a), io::ErrorKind::TimedOut);
         interrupt.raise();

@@ -40,6 +40,13 @@ pub trait Wire: Send {
     /// As [`Wire::send`]; [`io::ErrorKind::UnexpectedEof`] if the peer closed the link.
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<()>;
 
+    /// Fills `buffer` with the rest of a message that has begun to come: an interrupt does not cut it,
+    /// for the link must stay of use for last words.
+    ///
+    /// # Errors
+    /// As [`Wire::receive`], but for the interrupt.
+    fn receive_rest(&mut self, buffer: &mut [u8]) -> io::Result<()>;
+
     /// Fills the runs, straight into guest memory.
     ///
     /// # Errors

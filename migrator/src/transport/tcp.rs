@@ -76,19 +76,31 @@ impl TcpAcceptor {
 
 impl Acceptor for TcpAcceptor {
     fn accept(&mut self, interrupt: &Interrupt, timeout: Option<Duration>) -> io::Result<Box<dyn Wire>> {
-        wait_readable(&self.listener, interrupt, timeout)?;
-        let (stream, _) = self.listener.accept()?;
+        let (stream, _) = accept_next(&self.listener, interrupt, timeout, || self.listener.accept())?;
         stream.set_nonblocking(false)?;
         wire(stream, interrupt)
     }
 }
 
-/// Waits until a listener has a connection to accept.
-pub(super) fn wait_readable(
+/// Accepts the next connection. One that ended before it was accepted is none.
+pub(super) fn accept_next<T>(
     fd: &impl AsFd,
     interrupt: &Interrupt,
     timeout: Option<Duration>,
-) -> io::Result<()> {
+    accept: impl Fn() -> io::Result<T>,
+) -> io::Result<T> {
+    loop {
+        wait_readable(fd, interrupt, timeout)?;
+        match accept() {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) => {}
+            accepted => return accepted,
+        }
+    }
+}
+
+/// Waits until a listener has a connection to accept.
+fn wait_readable(fd: &impl AsFd, interrupt: &Interrupt, timeout: Option<Duration>) -> io::Result<()> {
     let start = Instant::now();
     loop {
         match poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&TICK)) {

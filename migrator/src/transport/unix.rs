@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Acceptor, Connector, FdWire, Interrupt, Wire, tcp::wait_readable};
+use super::{Acceptor, Connector, FdWire, Interrupt, Wire, tcp::accept_next};
 
 /// Connects to a socket in the file system.
 pub struct UnixConnector {
@@ -51,8 +51,7 @@ impl UnixAcceptor {
 
 impl Acceptor for UnixAcceptor {
     fn accept(&mut self, interrupt: &Interrupt, timeout: Option<Duration>) -> io::Result<Box<dyn Wire>> {
-        wait_readable(&self.listener, interrupt, timeout)?;
-        let (stream, _) = self.listener.accept()?;
+        let (stream, _) = accept_next(&self.listener, interrupt, timeout, || self.listener.accept())?;
         stream.set_nonblocking(false)?;
         Ok(Box::new(FdWire::new(stream.into(), interrupt)?))
     }

@@ -108,7 +108,8 @@ fn a_vm_too_large_is_refused_before_anything_moves() {
 #[test]
 fn a_guest_that_writes_faster_than_the_link_is_given_up_and_runs_on() {
     let mut source =
-        SimVm::boot("sim", PAGES, SimWorkload { working_set: PAGES, ..workload(5) }).expect("memory");
+        SimVm::boot("sim", PAGES, SimWorkload { working_set: PAGES, rate: Some(200_000.0), ..workload(5) })
+            .expect("memory");
     let mut attempt = Try::new(Strategy::PreCopy);
     attempt.options.max_bandwidth = Some(400_000_000);
     attempt.options.downtime_limit = Duration::from_millis(2);

@@ -166,31 +166,7 @@ impl GuestMemory {
 
     /// Backs `pages` with real memory. Big ranges are split over the host's cores: the cost is zeroing.
     pub fn populate(&self, pages: Range<u64>) -> Result<(), AdviseError> {
-        /// A thread costs half a millisecond to start; zeroing this much costs ten.
-        const PAGES_PER_THREAD: u64 = (64 << 20) / PAGE_BYTES;
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
-        let threads = (pages.end.saturating_sub(pages.start) / PAGES_PER_THREAD).clamp(1, cores);
-        // Borders on huge pages, or two threads would both fault the page between them.
-        let huge = crate::config::HUGE_PAGE_BYTES / PAGE_BYTES;
-        let share = (pages.end.saturating_sub(pages.start)).div_ceil(threads).next_multiple_of(huge);
-        let populate_one = |part: Range<u64>| {
-            let part = part.start..part.end.min(pages.end);
-            self.mapping.populate(bytes_of(&part)).map_err(|source| AdviseError {
-                operation: "populate",
-                pages: part,
-                source,
-            })
-        };
-        if threads == 1 {
-            return populate_one(pages.clone());
-        }
-        let populate = &populate_one;
-        std::thread::scope(|scope| {
-            let starts = (pages.start..pages.end).step_by(share as usize);
-            let workers: Vec<_> =
-                starts.map(|start| scope.spawn(move || populate(start..start + share))).collect();
-            workers.into_iter().try_for_each(|worker| worker.join().expect("populating does not panic"))
-        })
+        populate(&self.mapping, pages)
     }
 
     /// Gives `pages` back to the host. They read as zeros afterwards, or are missing where missing pages are served.
@@ -215,6 +191,35 @@ impl GuestMemory {
     pub(crate) fn written(&self) -> &AtomicPageBits {
         &self.written
     }
+}
+
+/// Backs `pages` of a mapping, on all of the host's cores.
+pub(crate) fn populate(mapping: &Mapping, pages: Range<u64>) -> Result<(), AdviseError> {
+    /// A thread costs half a millisecond to start; zeroing this much costs ten.
+    const PAGES_PER_THREAD: u64 = (64 << 20) / PAGE_BYTES;
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    let threads = (pages.end.saturating_sub(pages.start) / PAGES_PER_THREAD).clamp(1, cores);
+    // Borders on huge pages, or two threads would both fault the page between them.
+    let huge = crate::config::HUGE_PAGE_BYTES / PAGE_BYTES;
+    let share = (pages.end.saturating_sub(pages.start)).div_ceil(threads).next_multiple_of(huge);
+    let populate_one = |part: Range<u64>| {
+        let part = part.start..part.end.min(pages.end);
+        mapping.populate(bytes_of(&part)).map_err(|source| AdviseError {
+            operation: "populate",
+            pages: part,
+            source,
+        })
+    };
+    if threads == 1 {
+        return populate_one(pages.clone());
+    }
+    let populate = &populate_one;
+    std::thread::scope(|scope| {
+        let starts = (pages.start..pages.end).step_by(share as usize);
+        let workers: Vec<_> =
+            starts.map(|start| scope.spawn(move || populate(start..start + share))).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("populating does not panic"))
+    })
 }
 
 fn bytes_of(pages: &Range<u64>) -> Range<u64> {

@@ -24,11 +24,12 @@ use thiserror::Error;
 use self::uffd::{MESSAGE_BYTES, Uffd};
 use crate::memory::{GuestMemory, PAGE_BYTES};
 
+pub use self::landing::LandingArea;
+use self::landing::PAGES_PER_BLOCK;
 pub(crate) use self::served::Userfault;
-pub use self::staging::StagingBlock;
 
+mod landing;
 mod served;
-mod staging;
 
 /// Faults read by one call: 2 KiB of stack.
 const FAULTS_PER_READ: usize = 64;
@@ -155,29 +156,41 @@ impl MissingPages {
         self.advance(first_page, length, |offset, to| self.userfault.uffd().zero(to..to + length - offset))
     }
 
-    /// Installs a whole block from `first_page` on, which must be a multiple of 512, by moving its pages instead of
-    /// copying them, and wakes who waits. Pages that are present are left alone. What the block holds afterwards is
-    /// unspecified: fill all of it again. Copies where the kernel cannot move (before Linux 6.8), and where some page of
-    /// the block's place is present already, as a block can then not be moved in one piece. Returns the pages newly
+    /// Installs `pages` from where they were received in `area`, and wakes who waits for them. Pages that are present
+    /// are left alone. Whole blocks of 2 MiB are moved, where the kernel can (Linux 6.8) and none of their pages is
+    /// present; all else is copied. What the area holds there afterwards is unspecified. Returns the pages newly
     /// installed.
-    pub fn install_block(&self, first_page: u64, block: &mut StagingBlock) -> Result<u64, MissingPagesError> {
-        assert!(
-            first_page.is_multiple_of(StagingBlock::BYTES / PAGE_BYTES),
-            "page {first_page} is no border of blocks"
-        );
-        if !self.userfault.uffd().can_move || self.userfault.is_begun(first_page) {
-            return self.install(first_page, block.bytes());
-        }
-        let from = block.range();
-        let installed = self.advance(first_page, StagingBlock::BYTES, |offset, to| {
-            // SAFETY: the block is private memory that is borrowed mutably here, so nobody has a reference to its bytes.
-            unsafe { self.userfault.uffd().move_pages(to, from.start + offset, StagingBlock::BYTES - offset) }
-        })?;
-        if installed < StagingBlock::BYTES / PAGE_BYTES {
-            // A fault was served in between. Its page stayed behind, and what holds a single page is not moved whole.
-            block.empty().map_err(|source| MissingPagesError::Install { page: first_page, source })?;
+    pub fn install_landed(&self, pages: Range<u64>, area: &LandingArea) -> Result<u64, MissingPagesError> {
+        let mut installed = 0;
+        for part in landing::in_blocks(pages) {
+            let is_block = part.end - part.start == PAGES_PER_BLOCK;
+            installed += if is_block && self.userfault.may_move(part.start) {
+                self.move_block(part.start, area)?
+            } else {
+                // SAFETY: the caller received these pages and is done with them: nobody writes there any more, but for
+                // a second copy of the same bytes.
+                self.install(part.start, unsafe { area.bytes(part.clone()) })?
+            };
         }
         Ok(installed)
+    }
+
+    fn move_block(&self, first_page: u64, area: &LandingArea) -> Result<u64, MissingPagesError> {
+        let block = first_page..first_page + PAGES_PER_BLOCK;
+        let from = area.as_ptr() as u64 + first_page * PAGE_BYTES;
+        let length = PAGES_PER_BLOCK * PAGE_BYTES;
+        self.advance(first_page, length, |offset, to| {
+            // SAFETY: the area is private memory to which no Rust reference is held.
+            match unsafe { self.userfault.uffd().move_pages(to, from + offset, length - offset) } {
+                // A page that somebody holds on to, or a mapping that pages cannot be moved to.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EINVAL)) => {
+                    // SAFETY: as for what is copied in `install_landed`.
+                    let bytes = unsafe { area.bytes(block.clone()) };
+                    self.userfault.uffd().copy(to, &bytes[offset as usize..])
+                }
+                moved => moved,
+            }
+        })
     }
 
     /// Wakes who waits for `pages` without installing them; a page still missing faults again.

@@ -38,10 +38,10 @@ impl Userfault {
         }
     }
 
-    /// Whether single pages of the block at `first_page` were installed.
-    pub(super) fn is_begun(&self, first_page: u64) -> bool {
+    /// Whether the block at `first_page` can be moved whole: no single page of it was installed, and the kernel can.
+    pub(super) fn may_move(&self, first_page: u64) -> bool {
         let block = first_page * PAGE_BYTES / HUGE_PAGE_BYTES;
-        self.begun.get(block as usize).is_none_or(|flag| flag.load(Ordering::Relaxed))
+        self.uffd.can_move && self.begun.get(block as usize).is_some_and(|flag| !flag.load(Ordering::Relaxed))
     }
 
     pub(super) fn uffd(&self) -> &Uffd {
