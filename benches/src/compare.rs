@@ -4,13 +4,14 @@ use std::{
     collections::HashMap,
     io::{self, IsTerminal},
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
 
 use crate::{
     command::Compare,
-    host::{HostFacts, Machines, warm_up},
+    host::{HostFacts, Machines, WarmMemory},
     interrupt::{self, Interrupted},
     plan::Step,
     report,
@@ -46,7 +47,7 @@ pub fn run(options: &Compare) -> Result<ExitCode> {
     };
 
     let steps = options.choices().steps(options.runs);
-    let measured = match prepare(&steps) {
+    let measured = match check_memory(&steps) {
         Ok(()) => Bench::new(options, &machines)?.measure(&steps, &mut results, keep),
         Err(error) => Err(error),
     };
@@ -65,24 +66,10 @@ pub fn run(options: &Compare) -> Result<ExitCode> {
     })
 }
 
-/// Touches as much memory as the greatest guest will need at both sides.
-fn prepare(steps: &[Step]) -> Result<()> {
+/// Whether the greatest guest will fit: known before anything is measured.
+fn check_memory(steps: &[Step]) -> Result<()> {
     let most = steps.iter().map(|step| step.arm.workload.memory_bytes).max().unwrap_or(0);
-    let terminal = io::stderr().is_terminal();
-    let mut all_of_it = 0;
-    warm_up(most, |done, all| {
-        let first = all_of_it == 0;
-        all_of_it = all;
-        if terminal {
-            eprint!("\rwarming up host memory: {} % of {}  ", done.min(all) * 100 / all, units::bytes(all));
-        } else if first {
-            eprintln!("warming up {} of host memory", units::bytes(all));
-        }
-    })?;
-    if terminal {
-        eprintln!();
-    }
-    Ok(())
+    WarmMemory::check(most)
 }
 
 /// What is needed for all runs.
@@ -90,13 +77,15 @@ struct Bench<'a> {
     options: &'a Compare,
     machines: &'a Machines,
     folder: Folder,
+    memory: WarmMemory,
     /// What plain TCP moved a second, by pass and size of memory.
     limits: HashMap<(u32, u64), Option<u64>>,
 }
 
 impl<'a> Bench<'a> {
     fn new(options: &'a Compare, machines: &'a Machines) -> Result<Bench<'a>> {
-        Ok(Bench { options, machines, folder: Folder::make()?, limits: HashMap::new() })
+        let (memory, limits) = (WarmMemory::default(), HashMap::new());
+        Ok(Bench { options, machines, folder: Folder::make()?, memory, limits })
     }
 
     /// All steps, in order. Fails only if the user interrupts; then what is measured is in `results`.
@@ -132,13 +121,7 @@ impl<'a> Bench<'a> {
             run.error = Some(reason.clone());
             return Ok(run);
         }
-        run.limit_bytes_per_second = self.limit(step)?;
-        let rig = Rig {
-            runtime: self.folder.path(),
-            simulated: run.simulated,
-            downtime_limit: self.options.downtime_limit,
-        };
-        match rig::measure(&rig, step, &mut run) {
+        match self.limit(step).and_then(|limit| self.migrate(step, limit, &mut run)) {
             Ok(()) => {}
             // Whatever failed meanwhile failed because of it.
             Err(_) if interrupt::is_requested() => return Err(Interrupted.into()),
@@ -150,22 +133,48 @@ impl<'a> Bench<'a> {
         Ok(run)
     }
 
-    /// The limit, probed once in each pass for each size of memory.
+    fn migrate(&mut self, step: &Step, limit: Option<u64>, run: &mut Run) -> Result<()> {
+        run.limit_bytes_per_second = limit;
+        self.warm_up(step)?;
+        let rig = Rig {
+            runtime: self.folder.path(),
+            simulated: run.simulated,
+            downtime_limit: self.options.downtime_limit,
+        };
+        rig::measure(&rig, step, &mut self.memory, run)
+    }
+
+    /// The limit, probed once in each pass for each size of memory. That it is not known is no reason not to measure.
     fn limit(&mut self, step: &Step) -> Result<Option<u64>> {
         let memory = step.arm.workload.memory_bytes;
         if let Some(limit) = self.limits.get(&(step.pass, memory)) {
             return Ok(*limit);
         }
-        let limit = match rig::measure_limit(memory, self.folder.path()) {
-            Ok(limit) => Some(limit),
-            Err(_) if interrupt::is_requested() => return Err(Interrupted.into()),
-            Err(error) => {
-                eprintln!("the limit is not known in this pass: {error:#}");
-                None
-            }
-        };
+        self.warm_up(step)?;
+        self.memory.release_source();
+        self.memory.release_destination();
+        let limit = rig::measure_limit(memory, self.folder.path())
+            .inspect_err(|error| eprintln!("the limit is not known in this pass: {error:#}"))
+            .ok();
         self.limits.insert((step.pass, memory), limit);
         Ok(limit)
+    }
+
+    /// Takes long only once, or when the guests become larger.
+    fn warm_up(&mut self, step: &Step) -> Result<()> {
+        let (begin, terminal) = (Instant::now(), io::stderr().is_terminal());
+        let mut said = false;
+        self.memory.hold(step.arm.workload.memory_bytes, |held, all| {
+            if begin.elapsed() > Duration::from_millis(500) && (terminal || !said) {
+                let end = if terminal { "" } else { "\n" };
+                eprint!("\rwarming up host memory: {} of {}   {end}", units::bytes(held), units::bytes(all));
+                said = true;
+            }
+        })?;
+        if said && terminal {
+            eprintln!();
+        }
+        Ok(())
     }
 }
 

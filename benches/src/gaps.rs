@@ -12,7 +12,9 @@
 //! the source's memory stands still from its pause on, with every gap in it that ended before. *The
 //! downtime is the first gap at the destination that the source's memory does not know*: the guest's
 //! step in it began at the source and ended at the destination. On several vCPUs it is the longest of
-//! theirs. Where the source's memory can be read no more, it is the longest gap of the migration.
+//! theirs. A gap shorter than what the engine knows for certain (the guest stood still from the end of the
+//! pause until the word to start) is none: the pause may catch the guest in the middle of noting another
+//! one, which then appears at the destination first. Where the source's memory can be read no more, it is the longest gap of the migration.
 //!
 //! The guest keeps only the last 32 such gaps and the 16 longest, so in post-copy, where hundreds follow,
 //! the destination is asked twice: once as soon as the guest runs there, and once at the end.
@@ -55,6 +57,8 @@ pub struct Window {
     pub end_tsc: u64,
     /// The gaps in the source's memory after its pause, if it could still be read.
     pub at_source: Option<Vec<Gap>>,
+    /// How long the guest stood still for certain, by the engine's clock.
+    pub stood_still_us: u64,
 }
 
 /// What the guest saw of a migration.
@@ -71,7 +75,7 @@ pub fn seen(gaps: &[Gap], window: &Window) -> Seen {
     let within =
         |gap: &&Gap| gap.is_ordinary() && gap.end_tsc() > window.begin_tsc && gap.start_tsc < window.end_tsc;
     let within: Vec<&Gap> = gaps.iter().filter(within).collect();
-    let switchovers = switchovers(&within, window.at_source.as_deref());
+    let switchovers = switchovers(&within, window);
     let others = within.iter().filter(|gap| !switchovers.contains(gap));
     Seen {
         downtime_us: switchovers.iter().map(|gap| gap.duration_us).max(),
@@ -80,12 +84,14 @@ pub fn seen(gaps: &[Gap], window: &Window) -> Seen {
 }
 
 /// The gap of each vCPU that is the switchover.
-fn switchovers<'a>(within: &[&'a Gap], at_source: Option<&[Gap]>) -> Vec<&'a Gap> {
-    let Some(at_source) = at_source else {
+fn switchovers<'a>(within: &[&'a Gap], window: &Window) -> Vec<&'a Gap> {
+    let Some(at_source) = &window.at_source else {
         return within.iter().max_by_key(|gap| gap.ticks).copied().into_iter().collect();
     };
     let mut firsts: Vec<&Gap> = Vec::new();
-    for gap in within.iter().filter(|gap| !at_source.contains(gap)) {
+    // The engine's clock is another one, and rounds: what is nearly long enough will do.
+    let long_enough = |gap: &&&Gap| gap.duration_us >= window.stood_still_us - window.stood_still_us / 8;
+    for gap in within.iter().filter(|gap| !at_source.contains(gap)).filter(long_enough) {
         match firsts.iter_mut().find(|first| first.vcpu == gap.vcpu) {
             Some(first) if first.start_tsc <= gap.start_tsc => {}
             Some(first) => *first = gap,
@@ -104,18 +110,20 @@ mod tests {
     }
 
     fn window(at_source: Option<Vec<Gap>>) -> Window {
-        Window { begin_tsc: 1_000_000, end_tsc: 9_000_000, at_source }
+        Window { begin_tsc: 1_000_000, end_tsc: 9_000_000, at_source, stood_still_us: 850 }
     }
 
     #[test]
     fn the_first_gap_that_the_source_does_not_know_is_the_downtime_even_if_a_fault_is_longer() {
         let boot = gap(0, 500_000, 90_000);
         let rehearsal = gap(0, 1_200_000, 150_000);
+        // The guest was about to note this one when it was paused.
+        let unfinished = gap(0, 2_900_000, 70_000);
         let (switchover, fault) = (gap(0, 3_000_000, 900_000), gap(0, 5_000_000, 1_400_000));
         let after = gap(0, 9_500_000, 7_000_000);
         let at_source = window(Some(vec![boot.clone(), rehearsal.clone()]));
         // The destination was asked twice, so gaps come twice and in no order.
-        let gaps = [fault.clone(), boot, switchover.clone(), rehearsal, switchover, fault, after];
+        let gaps = [fault.clone(), boot, unfinished, switchover.clone(), rehearsal, switchover, fault, after];
         assert_eq!(seen(&gaps, &at_source), Seen { downtime_us: Some(900), longest_stall_us: Some(1_400) });
     }
 

@@ -6,7 +6,7 @@ mod warm;
 
 pub use facts::{HostFacts, Kvm, LoadAverage};
 pub use load::{CpuTimes, Load, OVERLOADED_PERCENT, process_ticks};
-pub use warm::{Piece, warm_up};
+pub use warm::{Piece, WarmMemory};
 
 /// How the guests run here.
 #[derive(Clone, Debug, PartialEq, Eq)]

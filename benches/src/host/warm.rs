@@ -1,4 +1,9 @@
-//! Host memory before timing: what was never touched since the host booted costs seconds a GiB the first time.
+//! Host memory before timing.
+//!
+//! Where the host is itself a virtual machine, memory that was never touched costs seconds a GiB the first
+//! time, and so does memory that lay free for two seconds: the kernel reports it to the hypervisor, which
+//! takes it back. So it is not enough to touch memory once. The harness holds as much as source and
+//! destination will need, and lets go of it only in the moment in which they need it.
 
 use std::{io, ptr};
 
@@ -9,33 +14,66 @@ use super::facts::available_bytes;
 use crate::{interrupt, units};
 
 /// Left to the rest of the host.
-const RESERVE: u64 = 512 << 20;
+const RESERVE: u64 = 256 << 20;
+/// What a process needs beside the guest's memory, page tables included.
+const BESIDE: u64 = 64 << 20;
 const PIECE: u64 = 64 << 20;
 
-/// Touches as much memory as source and destination of a guest of `guest_bytes` will use, and gives it back.
-/// `progress` hears how much of how much is done.
-///
-/// # Errors
-/// If the host has not so much, or the user interrupts.
-pub fn warm_up(guest_bytes: u64, mut progress: impl FnMut(u64, u64)) -> Result<()> {
-    let wanted = guest_bytes.saturating_mul(2).saturating_add(256 << 20);
-    let available = available_bytes().unwrap_or(u64::MAX);
-    if wanted.saturating_add(RESERVE) > available {
-        bail!(
-            "a guest of {} needs {} here, source and destination together, and the host has {} free: choose less with \
-             --memory, or end other programs",
-            units::bytes(guest_bytes),
-            units::bytes(wanted + RESERVE),
-            units::bytes(available)
-        );
+/// Memory that is kept warm for both sides of a migration.
+#[derive(Default)]
+pub struct WarmMemory {
+    source: Vec<Piece>,
+    destination: Vec<Piece>,
+}
+
+impl WarmMemory {
+    /// Whether there is enough for two guests of this size.
+    ///
+    /// # Errors
+    /// If not, with what to do.
+    pub fn check(guest_bytes: u64) -> Result<()> {
+        let wanted = guest_bytes.saturating_add(BESIDE).saturating_mul(2).saturating_add(RESERVE);
+        let available = available_bytes().unwrap_or(u64::MAX);
+        if wanted > available {
+            bail!(
+                "a guest of {} needs {} here, source and destination together, and the host has {} free: choose less \
+                 with --memory, or end other programs",
+                units::bytes(guest_bytes),
+                units::bytes(wanted),
+                units::bytes(available)
+            );
+        }
+        Ok(())
     }
-    let mut pieces = Vec::new();
-    for done in (0..wanted).step_by(PIECE as usize) {
-        interrupt::check()?;
-        pieces.push(Piece::touched(PIECE).context("warm up memory")?);
-        progress(done + PIECE, wanted);
+
+    /// Touches and holds what both sides of a guest of this size will need. `progress` hears how much of how much is
+    /// held.
+    ///
+    /// # Errors
+    /// If the host has not so much, or the user interrupts.
+    pub fn hold(&mut self, guest_bytes: u64, mut progress: impl FnMut(u64, u64)) -> Result<()> {
+        let pieces = (guest_bytes + BESIDE).div_ceil(PIECE) as usize;
+        self.source.truncate(pieces);
+        self.destination.truncate(pieces);
+        while self.source.len() + self.destination.len() < 2 * pieces {
+            interrupt::check()?;
+            let side = if self.source.len() < pieces { &mut self.source } else { &mut self.destination };
+            side.push(Piece::touched(PIECE).context("warm up memory")?);
+            let held = (self.source.len() + self.destination.len()) as u64;
+            progress(held * PIECE, 2 * pieces as u64 * PIECE);
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Lets go of the source's share: it boots now.
+    pub fn release_source(&mut self) {
+        self.source.clear();
+    }
+
+    /// Lets go of the destination's share: a guest comes now.
+    pub fn release_destination(&mut self) {
+        self.destination.clear();
+    }
 }
 
 /// Memory that is the host's own from here on, in huge pages where it has them.
@@ -84,8 +122,21 @@ mod tests {
 
     #[test]
     fn more_than_there_is_is_refused_in_a_sentence() {
-        let error = warm_up(1 << 60, |_, _| ()).unwrap_err();
+        let error = WarmMemory::check(1 << 60).unwrap_err();
         assert!(format!("{error:#}").contains("--memory"), "{error:#}");
+    }
+
+    #[test]
+    fn both_shares_are_held_until_they_are_needed() {
+        let mut memory = WarmMemory::default();
+        let mut heard = Vec::new();
+        memory.hold(16 << 20, |held, all| heard.push((held, all))).unwrap();
+        assert_eq!(heard.last(), Some(&(4 * PIECE, 4 * PIECE)));
+        memory.release_source();
+        assert_eq!((memory.source.len(), memory.destination.len()), (0, 2));
+        memory.release_destination();
+        memory.hold(1 << 20, |_, _| ()).unwrap();
+        assert_eq!((memory.source.len(), memory.destination.len()), (2, 2));
     }
 
     #[test]

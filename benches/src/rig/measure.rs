@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     gaps::{self, Gap, Window},
-    host::{CpuTimes, Load},
+    host::{CpuTimes, Load, WarmMemory},
     interrupt,
     plan::Step,
     results::Run,
@@ -42,12 +42,13 @@ pub struct Rig<'a> {
     pub downtime_limit: Duration,
 }
 
-/// Moves a guest once. Into `run` goes what is known, also if not all of it could be measured.
+/// Moves a guest once, in memory that is held warm and is let go of as it is needed. Into `run` goes what is known, also if not all of it could be measured.
 ///
 /// # Errors
 /// If the run did not come to its end; the reason belongs into its `error`.
-pub fn measure(rig: &Rig<'_>, step: &Step, run: &mut Run) -> Result<()> {
+pub fn measure(rig: &Rig<'_>, step: &Step, memory: &mut WarmMemory, run: &mut Run) -> Result<()> {
     let before = Load::look();
+    memory.release_source();
     let mut sides = Sides::start(rig, step)?;
     sides.wait_until_at_work(step)?;
     run.overhead_bytes = sides.source.control.overhead_bytes()?;
@@ -60,6 +61,7 @@ pub fn measure(rig: &Rig<'_>, step: &Step, run: &mut Run) -> Result<()> {
         downtime_limit: rig.downtime_limit,
         timeout: MIGRATION_TIMEOUT,
     };
+    memory.release_destination();
     sides.source.control.begin_migration(&order).context("migrate")?;
     let handover = sides.await_handover();
     let report = sides.source.control.end_of_migration().context("migrate")?;
@@ -104,7 +106,8 @@ impl Sides {
             self.source.process.check().context("the source")?;
             // Until the control socket is there, nobody answers.
             match self.source.control.guest() {
-                Ok(guest) if guest.ready || !guest.available => break,
+                Ok(guest) if guest.ready => break,
+                // It boots, or fills its memory.
                 Ok(_) => {}
                 Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => {}
@@ -132,12 +135,13 @@ impl Sides {
         };
         let at_source = gaps(&self.source);
         let known = at_source.as_deref().unwrap_or_default();
-        let mut first = Vec::new();
+        let mut first: Vec<Gap> = Vec::new();
         // In post-copy the guest runs before the pages are there that its first step needs; its gap is noted after it.
-        let deadline = Instant::now() + FIRST_STEP;
-        while first.iter().all(|gap| known.contains(gap)) && Instant::now() < deadline {
+        let (deadline, mut looks_left) = (Instant::now() + FIRST_STEP, 3);
+        while looks_left > 0 && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(2));
-            first = gaps(&self.destination).unwrap_or_default();
+            first.extend(gaps(&self.destination).unwrap_or_default());
+            looks_left -= u32::from(first.iter().any(|gap| !known.contains(gap)));
         }
         Handover { at_source, first }
     }
@@ -148,7 +152,9 @@ impl Sides {
         let guest = destination.guest().context("ask the guest at the destination")?;
         let Handover { at_source, first: mut gaps } = handover;
         gaps.extend(guest.gaps);
-        let window = Window { begin_tsc: began.tsc_now, end_tsc: guest.tsc_now, at_source };
+        let parts = &run.downtime_parts_us;
+        let stood_still_us = parts.total_us() - parts.pause - parts.start;
+        let window = Window { begin_tsc: began.tsc_now, end_tsc: guest.tsc_now, at_source, stood_still_us };
         run.record_guest(gaps::seen(&gaps, &window));
         let check = destination.check().context("have the guest check its memory")?;
         run.record_check(check.errors);
