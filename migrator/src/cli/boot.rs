@@ -12,6 +12,7 @@ use crate::{
 };
 
 /// A guest to boot.
+#[cfg_attr(not(feature = "kvm"), allow(dead_code))]
 pub struct Guest {
     /// `pulse`, `sim`, or nothing if a kernel is given.
     pub image: Option<String>,
@@ -67,6 +68,9 @@ impl Guest {
     ) -> anyhow::Result<(Machine, Facts)> {
         if self.vcpus != 1 {
             bail!("a simulated guest has one vCPU: leave --vcpus out");
+        }
+        if self.command_line.is_some() {
+            bail!("a simulated guest has no command line: write its options as key=value");
         }
         let workload = sim_workload(&self.words)?;
         check_memory_is_free(self.memory_bytes)?;

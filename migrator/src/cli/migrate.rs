@@ -152,7 +152,7 @@ async fn watch(client: &Client) -> anyhow::Result<Watched> {
 
 /// Shows how far it is until it is over, and fetches the report.
 async fn follow(client: &Client, display: &mut Option<Display>) -> Result<Option<Report>, ClientError> {
-    while let Some(shown) = &display {
+    while let Some(shown) = display {
         let state: MigrationState = client.call(Method::GET, "/v1/migration", Some(PROMPT)).await?;
         match (&state.progress, state.report.is_some()) {
             (Some(progress), false) => shown.show(progress),

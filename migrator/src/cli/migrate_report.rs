@@ -1,7 +1,10 @@
 //! A migration's report on a terminal.
 
 use super::units::{show_bytes, show_count, show_micros};
-use crate::report::{Outcome, Report, RoundReport};
+use crate::{
+    report::{Outcome, Report, RoundReport},
+    timeline::DowntimeParts,
+};
 
 /// Prints it.
 pub fn print(report: &Report) {
@@ -12,54 +15,32 @@ pub fn print(report: &Report) {
 
 fn lines(report: &Report) -> Vec<String> {
     let mut lines = vec![headline(report)];
-    let mut row = |what: &str, value: String| lines.push(format!("  {what:<18} {value}"));
-    row("total time", format!("{} (setup {})", show_micros(report.total_us), show_micros(report.setup_us)));
+    let mut row = |what: &str, value: String| lines.push(format!("  {what:<15} {value}"));
+    let (total, setup) = (show_micros(report.total_us), show_micros(report.setup_us));
+    row("total time", format!("{total:>11} (setup {setup})"));
     if let Some(downtime) = report.downtime_engine_us {
-        row("downtime", show_micros(downtime));
-        let parts = &report.downtime_parts_us;
-        let parts = [
-            ("pause", parts.pause),
-            ("save state", parts.save_state),
-            ("final pages", parts.final_pages),
-            ("transfer", parts.transfer),
-            ("verify", parts.verify),
-            ("load", parts.load),
-            ("start", parts.start),
-        ];
-        for (part, micros) in parts.into_iter().filter(|(part, micros)| *micros > 0 || *part != "verify") {
-            row(&format!("  {part}"), format!("{:>10}", show_micros(micros)));
+        row("downtime", format!("{:>11}", show_micros(downtime)));
+        for (part, micros) in parts(&report.downtime_parts_us) {
+            row(&format!("  {part}"), format!("{:>11}", show_micros(micros)));
         }
     }
-    let zero = show_count(report.zero_pages);
-    row(
-        "sent",
-        format!(
-            "{}, {} pages, {zero} of them zero",
-            show_bytes(report.bytes_sent),
-            show_count(report.pages_sent)
-        ),
-    );
+    let (pages, zero) = (show_count(report.pages_sent), show_count(report.zero_pages));
+    row("sent", format!("{:>11}, {pages} pages, {zero} of them zero", show_bytes(report.bytes_sent)));
+    if !report.rounds.is_empty() || report.push.is_some() {
+        row("", format!("{:>11} {:>11} {:>11} {:>11}", "pages", "sent", "time", "dirtied"));
+    }
     for (number, round) in report.rounds.iter().enumerate() {
-        row(
-            &format!("round {number}"),
-            format!("{}, {} pages written meanwhile", pass(round), show_count(round.dirtied_pages)),
-        );
+        row(&format!("round {number}"), format!("{} {:>11}", pass(round), show_count(round.dirtied_pages)));
     }
     if let Some(push) = &report.push {
         row("push", pass(push));
     }
     let faults = &report.page_faults;
     if faults.count > 0 {
-        row(
-            "page faults",
-            format!(
-                "{}, half within {}, 99 of 100 within {}, longest {}",
-                show_count(faults.count),
-                show_micros(faults.p50_us),
-                show_micros(faults.p99_us),
-                show_micros(faults.max_us)
-            ),
-        );
+        let (p50, p99, max) = (faults.p50_us, faults.p99_us, faults.max_us);
+        let waited =
+            format!("p50 {}, p99 {}, longest {}", show_micros(p50), show_micros(p99), show_micros(max));
+        row("page faults", format!("{:>11}, {waited}", show_count(faults.count)));
     }
     let verified = match report.verified {
         None => "no (ask for it with --verify)",
@@ -81,11 +62,21 @@ fn headline(report: &Report) -> String {
     }
 }
 
+/// In the order in which they happen; verifying is shown only where it was part of the downtime.
+fn parts(parts: &DowntimeParts) -> impl Iterator<Item = (&'static str, u64)> {
+    let parts = [
+        ("pause", parts.pause),
+        ("save state", parts.save_state),
+        ("final pages", parts.final_pages),
+        ("transfer", parts.transfer),
+        ("verify", parts.verify),
+        ("load", parts.load),
+        ("start", parts.start),
+    ];
+    parts.into_iter().filter(|(part, micros)| *part != "verify" || *micros > 10)
+}
+
 fn pass(round: &RoundReport) -> String {
-    format!(
-        "{:>9} pages, {:>9} in {:>9}",
-        show_count(round.pages),
-        show_bytes(round.bytes),
-        show_micros(round.duration_us)
-    )
+    let (pages, bytes) = (show_count(round.pages), show_bytes(round.bytes));
+    format!("{pages:>11} {bytes:>11} {:>11}", show_micros(round.duration_us))
 }

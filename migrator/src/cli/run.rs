@@ -91,6 +91,9 @@ impl Run {
         let (machine, facts) = guest.boot(&name, Box::new(console.writer()))?;
         let daemon = Daemon::with_machine(&name, machine, facts, console);
         self.background.ready(&registry, &name);
+        if !self.background.is_in_background() {
+            eprintln!("{name} runs here.");
+        }
         let attached = (!self.no_console && !self.background.is_in_background())
             .then(|| terminal::attach_own(&registry.console(&name), &daemon))
             .transpose()?;

@@ -91,7 +91,7 @@ pub fn attach_own(socket: &Path, daemon: &Arc<Daemon>) -> anyhow::Result<Attache
     let console = connect(socket)?;
     let terminal = RawTerminal::enter().context("set up the terminal")?;
     if terminal.is_some() {
-        eprintln!("{} runs here. Ctrl-] stops it.", daemon.name());
+        eprintln!("Ctrl-] stops it.");
     }
     let (input, output) = (console.try_clone()?, console.try_clone()?);
     let daemon = daemon.clone();

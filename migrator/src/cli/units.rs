@@ -33,7 +33,7 @@ pub fn bandwidth(text: &str) -> Result<u64, String> {
     };
     let number: f64 = number.parse().map_err(|_| EXPECTED.to_owned())?;
     let bits = number * factor;
-    if bits >= 1.0 && bits < 1e18 { Ok(bits as u64) } else { Err(EXPECTED.to_owned()) }
+    if (1.0..1e18).contains(&bits) { Ok(bits as u64) } else { Err(EXPECTED.to_owned()) }
 }
 
 /// `50ms`, `1.5s`, `60s`.

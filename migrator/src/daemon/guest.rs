@@ -9,8 +9,12 @@ impl Daemon {
         let handles = self.lock().handles.clone();
         let report = handles.and_then(|handles| handles.guest_report(since_tsc).ok());
         let report = report.unwrap_or_else(GuestReport::unavailable);
-        if report.ready {
-            self.lock().facts.is_booting = false;
+        if report.available {
+            let mut inner = self.lock();
+            inner.facts.is_booting &= !report.ready;
+            // One that came from elsewhere is known by what it says.
+            let name = guest_name(&inner.facts.kind);
+            inner.facts.image.get_or_insert_with(|| name.to_owned());
         }
         report
     }
@@ -49,4 +53,9 @@ impl Daemon {
             (place, _) => Err(place.refusal(&name)),
         }
     }
+}
+
+/// The guest that reports on a machine of this kind.
+fn guest_name(kind: &str) -> &'static str {
+    if kind == crate::sim::KIND { "sim" } else { "pulse" }
 }

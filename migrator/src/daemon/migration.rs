@@ -1,6 +1,7 @@
 //! Moving the VM away.
 
 use std::{
+    panic::{self, AssertUnwindSafe},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -14,10 +15,11 @@ use crate::{
     machine::Machine,
     options::{Options, Verify},
     progress::{Progress, ProgressSnapshot},
-    report::{Outcome, Report},
+    report::{Outcome, Report, in_words},
     source::migrate,
     strategy::Strategy,
     transport::{Address, Interrupt},
+    vm::SourceVm,
 };
 
 /// How long a process whose VM has moved waits for somebody to fetch the report.
@@ -102,7 +104,11 @@ impl Daemon {
         let engine = move || {
             let Ok(mut machine) = receiver.recv() else { return };
             let connector = address.connector();
-            let report = migrate(&mut machine, &*connector, strategy, &options, &interrupt, &progress);
+            // A mistake in the engine must not cost the guest: its machine is kept, whole and in doubt.
+            let result = panic::catch_unwind(AssertUnwindSafe(|| {
+                migrate(&mut machine, &*connector, strategy, &options, &interrupt, &progress)
+            }));
+            let report = result.unwrap_or_else(|_| panicked(&mut machine, strategy, &options));
             daemon.migrated(machine, report, &address.to_string());
         };
         match thread::Builder::new().name("engine".to_owned()).spawn(engine) {
@@ -204,6 +210,17 @@ impl Daemon {
     }
 }
 
+/// Stands the guest still, wherever the engine was: it may run at the destination.
+fn panicked(machine: &mut Machine, strategy: Strategy, options: &Options) -> Report {
+    let mut report = Report::new(strategy, &machine.describe(), options);
+    report.outcome = Outcome::Unknown;
+    report.error = Some("the engine panicked: its log says where".to_owned());
+    if let Err(error) = machine.pause() {
+        tracing::error!(error = in_words(&error), "the guest runs on here after the engine panicked");
+    }
+    report
+}
+
 impl Inner {
     fn note(&mut self, report: Report, standing: Option<Standing>) {
         if let Some(record) = &mut self.migration {
@@ -214,3 +231,6 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,8 @@ use super::{Claim, ConsoleLog, Daemon, End, RegistryError};
 const NAME_PATIENCE: Duration = Duration::from_secs(10);
 /// How long answers under way may take once the process ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// How long the guest's last words may take to whoever is at its console.
+const LAST_WORDS: Duration = Duration::from_millis(20);
 
 /// Serves a VM's control and console sockets until its process is to end. `take_name` lets a VM that arrives take its own
 /// name.
@@ -55,6 +57,8 @@ async fn run(daemon: &Arc<Daemon>, claim: Claim, take_name: bool) -> io::Result<
         end = await_end(daemon) => end,
     };
     timeout(LAST_ANSWERS, api).await.ok();
+    // A guest's last words are often why it ended.
+    sleep(LAST_WORDS).await;
     Ok(end)
 }
 
@@ -105,12 +109,15 @@ async fn await_wanted_name(daemon: &Daemon) -> Option<String> {
 /// The first signal ends the process in order, a second at once.
 fn stop_on_signals(daemon: &Arc<Daemon>) -> io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // The terminal was closed.
+    let mut hang_up = signal(SignalKind::hangup())?;
     let daemon = daemon.clone();
     tokio::spawn(async move {
         let mut next = async || {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                _ = hang_up.recv() => {}
             }
         };
         next().await;

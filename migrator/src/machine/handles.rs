@@ -102,9 +102,10 @@ impl Handles {
             Guest::Kvm { memory, .. } => {
                 telemetry::read(memory).map(|snapshot| telemetry::report(&snapshot, since_tsc))
             }
-            Guest::Simulated(guest) => {
-                guest.guest().map(|guest| telemetry::of_simulated(&guest)).ok_or(UnavailableGuest::NotStarted)
-            }
+            Guest::Simulated(guest) => guest
+                .guest()
+                .map(|guest| telemetry::of_simulated(&guest, since_tsc))
+                .ok_or(UnavailableGuest::NotStarted),
         }
     }
 

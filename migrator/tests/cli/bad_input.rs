@@ -73,7 +73,7 @@ fn a_web_server_at_the_destination_leaves_the_guest_running() {
     let address = format!("tcp://{}", server.local_addr().unwrap());
     let server = thread::spawn(move || {
         let (mut client, _) = server.accept().unwrap();
-        client.read(&mut [0; 64]).ok();
+        client.read_exact(&mut [0; 8]).ok();
         client.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").ok();
     });
     let done = host.ferry(&["migrate", "a", &address]);

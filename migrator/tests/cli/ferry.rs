@@ -62,6 +62,11 @@ impl Host {
         Running::of(self.command(arguments).spawn().expect("ferry starts"))
     }
 
+    /// Starts a command that stays, and can be typed to.
+    pub fn start_typing(&self, arguments: &[&str]) -> Running {
+        Running::of(self.command(arguments).stdin(Stdio::piped()).spawn().expect("ferry starts"))
+    }
+
     /// A simulated guest in the background.
     pub fn run_sim(&self, name: &str, options: &[&str]) {
         let mut arguments = vec!["run", "sim", "--memory", "16MiB", "--name", name, "--detach"];

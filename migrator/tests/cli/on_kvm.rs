@@ -98,3 +98,21 @@ fn a_check_asked_for_while_paused_or_moving_is_refused() {
     host.ferry(&["resume", "pulse"]).succeeds();
     host.assert_alive("pulse");
 }
+
+#[test]
+fn a_guest_reads_what_is_piped_in_and_its_exit_code_becomes_ours() {
+    if !kvm_is_there("a_guest_reads_what_is_piped_in_and_its_exit_code_becomes_ours") {
+        return;
+    }
+    let host = Host::new();
+    let mut run = host.start_typing(&["run", "pulse", "--memory", "32MiB"]);
+    // A guest that sets up its serial port drops what was typed before.
+    await_that("pulse is ready", || {
+        host.ferry(&["info", "pulse", "--json"]).stdout.contains("\"ready\": true")
+    });
+    run.child.stdin.take().unwrap().write_all(b"stop 3\r").unwrap();
+    let end = run.end();
+    assert_eq!(end.status.code(), Some(3), "{end:?}");
+    assert!(String::from_utf8_lossy(&end.stdout).contains("pulse"), "{end:?}");
+    assert!(String::from_utf8_lossy(&end.stderr).contains("the guest exited with code 3"), "{end:?}");
+}
