@@ -89,6 +89,10 @@ impl SourceVm for KvmVm {
     fn save_state(&mut self) -> Result<Vec<u8>, VmError> {
         self.vm.save().map_err(VmError::new("save the machine's state"))
     }
+
+    fn first_pages(&self) -> Vec<PageNumber> {
+        self.vm.first_pages().to_vec()
+    }
 }
 
 impl DestinationVm for KvmVm {

@@ -86,6 +86,10 @@ pub trait SourceVm: Send {
     /// # Errors
     /// Nothing has changed then.
     fn save_state(&mut self) -> Result<Vec<u8>, VmError>;
+
+    /// The pages that the guest touches first when it runs on, as of the last saved state and as far as
+    /// the machine can tell. Where pages are missing at the start, these are not.
+    fn first_pages(&self) -> Vec<PageNumber>;
 }
 
 /// A machine at the destination: made, and waiting to be filled and started.
@@ -214,6 +218,11 @@ impl<'vm> PausedVm<'vm> {
     /// As there.
     pub fn take_dirty(&mut self, dirty: &mut PageSet) -> Result<(), VmError> {
         self.vm().take_dirty(dirty)
+    }
+
+    /// As [`SourceVm::first_pages`].
+    pub fn first_pages(&mut self) -> Vec<PageNumber> {
+        self.vm().first_pages()
     }
 
     /// Gives up the duty to run this guest, for ever: it will not be resumed here. Done just before

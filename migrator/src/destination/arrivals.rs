@@ -196,6 +196,28 @@ impl Arrivals {
         self.install_zeros(frame, missing)
     }
 
+    /// Installs the pages that came along with the state.
+    pub fn install_along(
+        &self,
+        along: &[(PageNumber, Vec<u8>)],
+        missing: &dyn MissingPages,
+    ) -> Result<(), SinkError> {
+        for (page, bytes) in along {
+            if *page >= self.expected.page_count() || bytes.len() != PAGE_SIZE || self.is_expected(*page) {
+                return Err(SinkError::BadPageAlong { page: *page });
+            }
+            let run = PageRun::one(*page);
+            // A page of zeros adds nothing to a digest, wherever it came from.
+            if bytes.iter().any(|&byte| byte != 0) {
+                self.add_digest(run, bytes);
+            }
+            if missing.install(*page, bytes).map_err(SinkError::Install)? != run.count {
+                return Err(SinkError::AlreadyThere { first: *page });
+            }
+        }
+        Ok(())
+    }
+
     fn install_zeros(&self, frame: &Frame, missing: &dyn MissingPages) -> Result<(), SinkError> {
         frame.zero_runs().try_for_each(|run| self.claim_each(run, |run| missing.install_zeros(run)))
     }

@@ -26,7 +26,10 @@ pub use error::ReceiveError;
 
 use crate::{
     pages::{Digest, SinkError},
-    protocol::{ControlLink, FaultStatistics, FromDestination, FromSource, LoadTimes, Offer, StateMessage},
+    protocol::{
+        ControlLink, FaultStatistics, FromDestination, FromSource, LoadTimes, MAX_PAGES_ALONG, Offer,
+        StateMessage,
+    },
     report::in_words,
     timeline::micros,
     transport::{Acceptor, Interrupt},
@@ -99,12 +102,14 @@ fn prepare<H: DestinationHost>(
         vm.load_state(&offer.rehearsal).map_err(refuse)?;
         load_us = load_us.min(micros(begin.elapsed()));
     }
+    let touched =
+        vm.pages().absent().complement().runs().flat_map(|run| run.pages()).take(MAX_PAGES_ALONG).collect();
     // Loading may have written to memory, which is to be all zeros when pages come.
     vm.discard().map_err(refuse)?;
     if offer.populate {
         vm.populate().map_err(refuse)?;
     }
-    control.send(&FromDestination::Accepted { load_us })?;
+    control.send(&FromDestination::Accepted { load_us, touched })?;
     Ok((vm, offer))
 }
 
@@ -210,6 +215,7 @@ impl<V: DestinationVm> Prepared<V> {
         }
         let arrivals = Arc::new(Arrivals::new(missing, landed));
         if let Some(faults) = &self.faults {
+            arrivals.install_along(&message.along, &**faults.missing()).map_err(ReceiveError::Pages)?;
             faults.begin(&arrivals);
             self.bulk.begin_installing(&arrivals, faults.missing());
         }

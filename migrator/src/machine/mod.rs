@@ -21,7 +21,7 @@ pub use telemetry::{CheckReport, GapReport, GuestReport, UnavailableGuest};
 #[cfg(feature = "kvm")]
 use crate::kvm_vm::KvmVm;
 use crate::{
-    pages::{GuestPages, PageSet},
+    pages::{GuestPages, PageNumber, PageSet},
     sim::SimVm,
     vm::{DestinationVm, MissingPages, SourceVm, VmDescription, VmError},
 };
@@ -77,6 +77,10 @@ impl SourceVm for Machine {
 
     fn save_state(&mut self) -> Result<Vec<u8>, VmError> {
         whichever!(self, vm => vm.save_state())
+    }
+
+    fn first_pages(&self) -> Vec<PageNumber> {
+        whichever!(self, vm => vm.first_pages())
     }
 }
 

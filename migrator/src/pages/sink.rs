@@ -39,6 +39,14 @@ pub enum SinkError {
     /// Pages could not be installed.
     #[error("install missing pages")]
     Install(#[source] VmError),
+    /// The state came with a page that makes no sense.
+    #[error(
+        "page {page}, which came along with the state, is not whole, not the guest's, or missing all the same"
+    )]
+    BadPageAlong {
+        /// Its number.
+        page: PageNumber,
+    },
     /// Somebody put something else into a missing page.
     #[error("missing pages from {first} on were already there")]
     AlreadyThere {

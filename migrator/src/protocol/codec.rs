@@ -138,6 +138,7 @@ mod tests {
         FromSource::State(StateMessage {
             state: vec![1, 2, 3, 4],
             missing: Missing::Runs(vec![(1, 2), (9, 3)]),
+            along: vec![(7, vec![1; 8])],
             digest: Some(Digest(5)),
         })
     }

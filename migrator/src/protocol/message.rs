@@ -3,9 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    pages::{Digest, PageRun, PageSet},
+    pages::{Digest, PageNumber, PageRun, PageSet},
     vm::VmDescription,
 };
+
+/// The most pages that come along with a state.
+pub const MAX_PAGES_ALONG: usize = 64;
 
 /// What the source says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +35,8 @@ pub enum FromDestination {
     Accepted {
         /// How long loading the rehearsed state took, in microseconds.
         load_us: u64,
+        /// The pages that loading it touched: they are to come with the state where pages are missing.
+        touched: Vec<PageNumber>,
     },
     /// It may not.
     Refused {
@@ -127,6 +132,9 @@ pub struct StateMessage {
     pub state: Vec<u8>,
     /// What is still at the source.
     pub missing: Missing,
+    /// Pages that are touched by loading the state, or by the guest's first instructions, each with its
+    /// bytes; only where pages are missing, and none of those.
+    pub along: Vec<(PageNumber, Vec<u8>)>,
     /// The digest of all memory at the pause, to be compared before the guest runs on.
     pub digest: Option<Digest>,
 }

@@ -42,4 +42,6 @@ pub use frame::{
     RECORD_BYTES, Segment,
 };
 pub use greeting::{GREETING_BYTES, Greeting, GreetingError, MigrationId, Role, VERSION};
-pub use message::{FaultStatistics, FromDestination, FromSource, LoadTimes, Missing, Offer, StateMessage};
+pub use message::{
+    FaultStatistics, FromDestination, FromSource, LoadTimes, MAX_PAGES_ALONG, Missing, Offer, StateMessage,
+};

@@ -18,7 +18,7 @@ use super::{
     missing::SimMissing,
 };
 use crate::{
-    pages::{GuestPages, PAGE_SIZE, PageRun, PageSet, RunBytes},
+    pages::{GuestPages, PAGE_SIZE, PageNumber, PageRun, PageSet, RunBytes},
     vm::{DestinationHost, DestinationVm, MissingPages, SourceVm, VmDescription, VmError},
 };
 
@@ -322,6 +322,11 @@ impl SourceVm for SimVm {
             .write(DEVICE_PAGE, &page)
             .map_err(|_| VmError { operation: "save a device", source: "abandoned".into() })?;
         postcard::to_stdvec(guest).map_err(VmError::new("encode the state"))
+    }
+
+    fn first_pages(&self) -> Vec<PageNumber> {
+        // Enough to be of use, and one that the device wrote just now.
+        vec![DEVICE_PAGE, 5]
     }
 }
 

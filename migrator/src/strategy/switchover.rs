@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::{
     options::Verify,
-    pages::{PageSet, digest_of},
+    pages::{GuestPages, PageNumber, PageRun, PageSet, digest_of},
     progress::Phase,
-    protocol::{FrameKind, FromDestination, FromSource, Missing, StateMessage},
+    protocol::{FrameKind, FromDestination, FromSource, MAX_PAGES_ALONG, Missing, StateMessage},
     source::{Duty, MigrateError, Migration, MissingAtSource, send},
     timeline::Switchover,
     vm::PausedVm,
@@ -51,6 +51,23 @@ pub struct Handover {
 /// The stage that ends with the switchover.
 const NOW_STAGE: u32 = 0;
 
+/// Takes pages out of `missing` to send them along with the state: each would be waited for at once.
+fn take_along(
+    pages: &dyn GuestPages,
+    first: impl Iterator<Item = PageNumber>,
+    missing: &mut PageSet,
+) -> Vec<(PageNumber, Vec<u8>)> {
+    let mut along = Vec::new();
+    for page in first {
+        if along.len() < MAX_PAGES_ALONG && missing.contains(page) {
+            missing.remove_run(PageRun::one(page));
+            // SAFETY: the guest is paused.
+            along.push((page, unsafe { pages.bytes(PageRun::one(page)).frozen() }.to_vec()));
+        }
+    }
+    along
+}
+
 impl Migration<'_> {
     /// Moves the guest: `now` is in place when it starts at the destination, `missing` follows.
     pub(crate) fn switchover(&mut self, now: Portion, missing: Portion) -> Result<Handover, MigrateError> {
@@ -63,7 +80,7 @@ impl Migration<'_> {
         let saved = Instant::now();
 
         let now = now.settle(&mut paused_vm, self.page_count)?;
-        let missing = missing.settle(&mut paused_vm, self.page_count)?;
+        let mut missing = missing.settle(&mut paused_vm, self.page_count)?;
         let absent = asks_absent.then(|| self.pages.absent());
         let progress = |pages| self.progress.sent(pages);
         self.bulk
@@ -78,9 +95,16 @@ impl Migration<'_> {
         let digest = compare_first.then(|| unsafe { digest_of(&*self.pages) });
         let digested = Instant::now();
 
+        let first = paused_vm.first_pages().into_iter().chain(self.touched_by_load.iter().copied());
+        let along = take_along(&*self.pages, first, &mut missing);
         let missing_message = Missing::from_set(&missing);
         let missing = any_missing.then(|| MissingAtSource::begin_serving(missing, self.server.as_ref()));
-        self.control.send(&FromSource::State(StateMessage { state, missing: missing_message, digest }))?;
+        self.control.send(&FromSource::State(StateMessage {
+            state,
+            missing: missing_message,
+            along,
+            digest,
+        }))?;
         let load = match self.control.receive()? {
             FromDestination::Loaded(times) => times,
             other => return Err(MigrateError::unexpected(other)),

@@ -106,6 +106,10 @@ impl SourceVm for Spoilt<'_> {
         self.vm.resume()
     }
 
+    fn first_pages(&self) -> Vec<u64> {
+        self.vm.first_pages()
+    }
+
     fn save_state(&mut self) -> Result<Vec<u8>, migrator::vm::VmError> {
         self.saves += 1;
         let state = self.vm.save_state()?;

@@ -6,6 +6,7 @@
 //! - `state`: what a vCPU's state is, and why it is read and written in that order;
 //! - `msrs`: which MSRs belong to it.
 
+pub(crate) mod first_pages;
 mod kick;
 mod msrs;
 mod parking;

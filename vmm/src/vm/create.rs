@@ -115,6 +115,7 @@ impl Vm {
             events,
             dirty_log,
             state_bytes: FIRST_STATE_BYTES,
+            first_pages: Vec::new(),
             vm: Arc::clone(&vm),
             memory,
         };

@@ -66,6 +66,8 @@ pub struct Vm {
     dirty_log: DirtyLog,
     /// Size of the last saved state: room for the next.
     state_bytes: usize,
+    /// What the vCPUs touch first, as of the last save.
+    first_pages: Vec<u64>,
     vm: Arc<VmFd>,
     // After `vm`: KVM maps it.
     memory: Arc<GuestMemory>,

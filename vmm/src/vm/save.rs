@@ -8,6 +8,8 @@ use thiserror::Error;
 use super::{Phase, Vm};
 use crate::kvm::CallError;
 use crate::state::{ClockState, Encoder};
+use crate::vcpu::first_pages;
+use crate::vcpu::state::VcpuState;
 
 /// The state could not be saved. The machine is as it was.
 #[derive(Debug, Error)]
@@ -51,9 +53,14 @@ impl Vm {
             self.vm.get_irqchip(&mut chip).map_err(CallError::of("KVM_GET_IRQCHIP"))?;
             encoder.chip(chip_id as u16, &chip)?;
         }
+        self.first_pages.clear();
+        let (memory, first_pages) = (&self.memory, &mut self.first_pages);
         for (index, vcpu) in self.vcpus.iter().enumerate() {
-            vcpu.save(|state| encoder.vcpu(index as u16, state))
-                .map_err(|source| SaveError::Vcpu { vcpu: index, source })??;
+            let save = |state: &VcpuState| {
+                first_pages::add(memory, &state.regs, &state.sregs, first_pages);
+                encoder.vcpu(index as u16, state)
+            };
+            vcpu.save(save).map_err(|source| SaveError::Vcpu { vcpu: index, source })??;
         }
         // The clock last: the wall time read with it is the end of the guest's time here, and it must not lie before the
         // reading of any vCPU's TSC, or the gap would count twice.
@@ -62,6 +69,14 @@ impl Vm {
         let state = encoder.finish();
         self.state_bytes = state.len();
         Ok(state)
+    }
+}
+
+impl Vm {
+    /// The pages (dense numbers) that the vCPUs will touch first when they run on, as far as their registers and page
+    /// tables tell; as of the last [`save`](Self::save). A hint for whoever brings pages one after another.
+    pub fn first_pages(&self) -> &[u64] {
+        &self.first_pages
     }
 }
 
