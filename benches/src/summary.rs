@@ -157,6 +157,11 @@ impl<'a> Row<'a> {
         self.spread(|run| Some(run.rounds.len() as u64))
     }
 
+    /// How long pages were missing after the start.
+    pub fn push(&self) -> Option<Spread> {
+        self.spread(|run| Some(run.push?.duration_us))
+    }
+
     /// Page faults: how many, and how long half of them and all but a hundredth took.
     pub fn faults(&self) -> Option<(Spread, Spread, Spread)> {
         let count = self.spread(|run| Some(run.page_faults.count)).filter(|count| count.max > 0)?;

@@ -83,24 +83,26 @@ fn price(row: &Row<'_>) -> Option<String> {
                 units::digits(sent)
             )
         }
-        Strategy::PostCopy => post_copy_price(row, &total),
+        Strategy::PostCopy => {
+            post_copy_price(row, &row.push().map_or(total, |push| units::micros(push.median)))
+        }
         #[allow(unreachable_patterns)]
         _ => format!("{name} takes {total} and {} × the guest's memory on the wire.", units::digits(sent)),
     };
     Some(words + wrong)
 }
 
-fn post_copy_price(row: &Row<'_>, total: &str) -> String {
+fn post_copy_price(row: &Row<'_>, push: &str) -> String {
     let name = name(row);
     let Some((count, p50, p99)) = row.faults() else {
-        return format!("{name} met no page fault; the guest depended on both hosts for {total}.");
+        return format!("{name} met no page fault; the guest depended on both hosts for {push}.");
     };
     let stall = row
         .longest_stall()
         .map(|stall| format!(", the longest stall {}", units::micros(stall.median)))
         .unwrap_or_default();
     format!(
-        "{name} pays afterwards: {} page faults, half of them served within {} and 99 % within {}{stall}; for {total} \
+        "{name} pays afterwards: {} page faults, half of them served within {} and 99 % within {}{stall}; for {push} \
          the guest depends on both hosts, and is lost if either fails.",
         units::count(count.median),
         units::micros(p50.median),
