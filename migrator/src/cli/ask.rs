@@ -47,10 +47,11 @@ impl Info {
             println!("{}", serde_json::to_string_pretty(&all)?);
             return Ok(ExitCode::SUCCESS);
         }
+        let machine = machine(&vm);
         let mut lines = vec![
-            ("machine", machine(&vm)),
             ("name", vm.name),
             ("status", vm.status),
+            ("machine", machine),
             ("process", format!("{}, since {}", vm.pid, vm.started_at)),
         ];
         lines.extend(vm.image.map(|image| ("image", image)));

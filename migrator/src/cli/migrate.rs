@@ -1,6 +1,10 @@
 //! `ferry migrate`
 
-use std::{io::IsTerminal, process::ExitCode, time::Duration};
+use std::{
+    io::IsTerminal,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -13,7 +17,7 @@ use super::{
 };
 use crate::{
     api::client::{Client, ClientError, PROMPT},
-    daemon::{MigrationRequest, MigrationState, Registry},
+    daemon::{MigrationRequest, MigrationState, Registry, Status},
     options::{self, Options},
     report::{Outcome, Report},
     strategy::Strategy,
@@ -92,12 +96,16 @@ impl Migrate {
                 return Ok(ExitCode::from(IN_DOUBT));
             }
         };
-        if let Some(report) = report.as_deref().filter(|_| self.json) {
-            println!("{}", serde_json::to_string_pretty(report)?);
-        } else if let Some(report) = &report {
-            super::migrate_report::print(report);
+        let code = conclude(&self.name, report.as_deref());
+        match &report {
+            Some(report) if self.json => println!("{}", serde_json::to_string_pretty(report)?),
+            Some(report) => super::migrate_report::print(report),
+            None => {}
         }
-        Ok(conclude(&self.name, report.as_deref()))
+        if report.is_some_and(|report| report.outcome == Outcome::Completed) {
+            super::block_on(settle(&client))?;
+        }
+        Ok(code)
     }
 
     fn request(&self) -> MigrationRequest {
@@ -163,6 +171,28 @@ async fn follow(client: &Client, display: &mut Option<Display>) -> Result<Option
     }
     let state: MigrationState = client.call(Method::GET, "/v1/migration?wait=true", None).await?;
     Ok(state.report)
+}
+
+/// Waits a moment until the name is not the source's any more: where source and destination are on one host, the next
+/// command is to find the VM where it is now.
+async fn settle(client: &Client) -> anyhow::Result<()> {
+    const GONE_WITHIN: Duration = Duration::from_secs(1);
+    const BACK_WITHIN: Duration = Duration::from_millis(150);
+    let mut deadline = Instant::now() + GONE_WITHIN;
+    let mut is_gone = false;
+    while Instant::now() < deadline {
+        match client.call::<Status>(Method::GET, "/v1/vm", Some(GONE_WITHIN)).await {
+            Ok(vm) if vm.status != "moved" => return Ok(()),
+            Err(ClientError::NoSuchVm { .. }) if !is_gone => {
+                is_gone = true;
+                deadline = Instant::now() + BACK_WITHIN;
+            }
+            // The source still, or its end.
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
 }
 
 /// Says how it ended, if not well, and what to exit with.

@@ -14,7 +14,10 @@ pub fn print(report: &Report) {
 }
 
 fn lines(report: &Report) -> Vec<String> {
-    let mut lines = vec![headline(report)];
+    // Any other end is told in a sentence of its own, on standard error.
+    let moved = report.outcome == Outcome::Completed;
+    let mut lines: Vec<String> =
+        moved.then(|| format!("{} moved by {}", report.name, report.strategy)).into_iter().collect();
     let mut row = |what: &str, value: String| lines.push(format!("  {what:<15} {value}"));
     let (total, setup) = (show_micros(report.total_us), show_micros(report.setup_us));
     row("total time", format!("{total:>11} (setup {setup})"));
@@ -49,17 +52,6 @@ fn lines(report: &Report) -> Vec<String> {
     };
     row("verified", verified.to_owned());
     lines
-}
-
-fn headline(report: &Report) -> String {
-    let (name, strategy) = (&report.name, report.strategy);
-    match report.outcome {
-        Outcome::Completed => format!("{name} moved by {strategy}"),
-        Outcome::Failed => format!("{name} was not moved by {strategy}"),
-        Outcome::Cancelled => format!("{name} was not moved by {strategy}: called off"),
-        Outcome::Unknown => format!("{name}: it is not known whether it moved by {strategy}"),
-        Outcome::Interrupted => format!("{name}: interrupted while it moved by {strategy}"),
-    }
 }
 
 /// In the order in which they happen; verifying is shown only where it was part of the downtime.

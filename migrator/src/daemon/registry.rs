@@ -1,5 +1,7 @@
 //! The names of the VMs of one user on this host: a control socket and a console socket each, in a folder of the user's.
 
+mod error;
+
 use std::{
     fs::{self, DirBuilder, File},
     io,
@@ -10,63 +12,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use error::RegistryError;
+use error::{MAX_NAME_BYTES, system};
 use rustix::{
     fs::{FlockOperation, flock},
     process::getuid,
 };
-use thiserror::Error;
 
-/// The longest name.
-const MAX_NAME_BYTES: usize = 48;
 /// The longest path a socket can have, with its closing zero (`sun_path` of unix(7)).
 const MAX_SOCKET_PATH_BYTES: usize = 108;
-
-/// Something about names went wrong.
-#[derive(Debug, Error)]
-pub enum RegistryError {
-    /// Not a name.
-    #[error(
-        "{name:?} is no name: use up to {MAX_NAME_BYTES} letters, digits, '-', '_' and '.', a letter or digit first"
-    )]
-    BadName {
-        /// What was given.
-        name: String,
-    },
-    /// Somebody lives there.
-    #[error(
-        "the name {name} is taken by a running VM: choose another with --name, or stop it with `ferry stop {name}`"
-    )]
-    Taken {
-        /// The name.
-        name: String,
-    },
-    /// The folder is somebody else's.
-    #[error("{} belongs to another user or can be written by others: remove it, or set XDG_RUNTIME_DIR", path.display())]
-    NotOurs {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// The folder's path leaves no room for names.
-    #[error("the path {} is too long for a socket: set XDG_RUNTIME_DIR to a shorter one", path.display())]
-    TooLong {
-        /// The socket's path.
-        path: PathBuf,
-    },
-    /// The system refused.
-    #[error("{operation} {}", path.display())]
-    System {
-        /// What was being done.
-        operation: &'static str,
-        /// To what.
-        path: PathBuf,
-        /// The system's answer.
-        source: io::Error,
-    },
-}
-
-fn system(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RegistryError {
-    move |source| RegistryError::System { operation, path: path.to_owned(), source }
-}
 
 /// The folder of names.
 #[derive(Clone, Debug)]

@@ -17,6 +17,8 @@ use super::{Claim, ConsoleLog, Daemon, End, RegistryError};
 
 /// How long a VM that has arrived tries to get its own name, which the source on the same host holds a moment longer.
 const NAME_PATIENCE: Duration = Duration::from_secs(10);
+/// How often.
+const NAME_TICK: Duration = Duration::from_millis(20);
 /// How long answers under way may take once the process ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How long the guest's last words may take to whoever is at its console.
@@ -84,7 +86,7 @@ async fn keep_name(daemon: &Daemon, mut claim: Claim, take_name: bool) -> End {
                     break;
                 }
                 Err(RegistryError::Taken { .. }) if begin.elapsed() < NAME_PATIENCE => {
-                    sleep(Duration::from_millis(100)).await;
+                    sleep(NAME_TICK).await;
                 }
                 Err(error) => {
                     eprintln!("ferry: {error}; here it goes by {}", claim.name());

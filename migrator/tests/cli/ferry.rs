@@ -63,6 +63,7 @@ impl Host {
     }
 
     /// Starts a command that stays, and can be typed to.
+    #[cfg(feature = "kvm")]
     pub fn start_typing(&self, arguments: &[&str]) -> Running {
         Running::of(self.command(arguments).stdin(Stdio::piped()).spawn().expect("ferry starts"))
     }

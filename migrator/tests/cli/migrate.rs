@@ -32,6 +32,7 @@ fn a_guest_moves_by_each_strategy_and_takes_its_own_name() {
             host.ferry(&["ps", "--json"]).stdout.matches("\"name\": \"guest\"").count() == 1
                 && !host.socket(lines[1]).exists()
         });
+        assert_eq!(host.status("guest"), "running");
         host.assert_alive("guest");
     }
 }
