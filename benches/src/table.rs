@@ -97,17 +97,25 @@ pub fn verdict(row: &Row<'_>) -> String {
 pub fn notes(summary: &Summary<'_>) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(limit) = summary.limit() {
-        let workload = &summary.rows[0].workload;
-        let micros = workload.memory_bytes as f64 / limit.median.max(1) as f64 * 1e6;
         let range = match limit.is_point() {
             true => String::new(),
             false => format!(", from {} to {}", units::speed(limit.min), units::speed(limit.max)),
         };
+        let memory = summary.rows[0].workload.memory_bytes;
+        let moved = match summary.rows.iter().all(|row| row.workload.memory_bytes == memory) {
+            true => {
+                let micros = memory as f64 / limit.median.max(1) as f64 * 1e6;
+                format!(
+                    "{} of populated memory in {}, at ",
+                    units::bytes(memory),
+                    units::micros(micros as u64)
+                )
+            }
+            false => "populated memory at ".to_owned(),
+        };
         notes.push(format!(
-            "Limit: a plain TCP sender and receiver moved {} of populated memory in {} ({}{range}), in the same passes. \
-             \"Of limit\" is guest memory moved per second while pages moved, in hundredths of that.",
-            units::bytes(workload.memory_bytes),
-            units::micros(micros as u64),
+            "Limit: a plain TCP sender and receiver moved {moved}{}{range}, in the same passes. \"Of limit\" is guest \
+             memory moved per second while pages moved, in hundredths of that.",
             units::speed(limit.median),
         ));
     }

@@ -86,8 +86,6 @@ fn price(row: &Row<'_>) -> Option<String> {
         Strategy::PostCopy => {
             post_copy_price(row, &row.push().map_or(total, |push| units::micros(push.median)))
         }
-        #[allow(unreachable_patterns)]
-        _ => format!("{name} takes {total} and {} × the guest's memory on the wire.", units::digits(sent)),
     };
     Some(words + wrong)
 }
