@@ -157,7 +157,7 @@ fn a_block_is_moved_whole_or_around_what_is_present() {
     for page in 0..4 * pages {
         // SAFETY: within the area, which nobody else uses.
         unsafe {
-            area.as_ptr().add((page * PAGE_BYTES) as usize).write_bytes(page as u8 ^ 1, PAGE_BYTES as usize)
+            area.as_ptr().add((page * PAGE_BYTES) as usize).write_bytes(page as u8 ^ 1, PAGE_BYTES as usize);
         };
     }
     assert_eq!(missing.install_landed(0..pages, &area).expect("installs"), pages, "moved");

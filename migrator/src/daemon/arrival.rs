@@ -74,7 +74,7 @@ impl Daemon {
                     in_words_of(&error)
                 ));
                 if let ReceiveError::Interrupted { vm, .. } = error {
-                    self.here(vm, Standing::Interrupted);
+                    self.here(*vm, Standing::Interrupted);
                 }
                 Ok(())
             }

@@ -65,9 +65,9 @@ pub enum ReceiveError<V> {
     #[error("the source is gone while {missing_pages} pages of {} are missing here: the guest waits when it touches one", description.name)]
     Interrupted {
         /// The machine, which must be kept: it is the only one that may run this guest.
-        vm: V,
+        vm: Box<V>,
         /// What the source said of it.
-        description: VmDescription,
+        description: Box<VmDescription>,
         /// How many pages are missing.
         missing_pages: u64,
         /// What broke.

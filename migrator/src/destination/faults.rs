@@ -167,7 +167,7 @@ impl Server {
         for value in self.latencies.iter_recorded() {
             let bucket = (u64::BITS - value.value_iterated_to().leading_zeros()) as usize;
             histogram.resize(histogram.len().max(bucket + 1), 0);
-            histogram[bucket] += value.count_at_value() as u64;
+            histogram[bucket] += u64::from(value.count_at_value());
         }
         FaultStatistics {
             count: self.latencies.len(),

@@ -233,8 +233,8 @@ impl<V: DestinationVm> Prepared<V> {
             if missing_pages > 0 {
                 let cause = self.bulk.take_error().or(served.err());
                 return Err(ReceiveError::Interrupted {
-                    vm: self.vm,
-                    description: self.offer.vm,
+                    vm: Box::new(self.vm),
+                    description: Box::new(self.offer.vm),
                     missing_pages,
                     cause,
                 });

@@ -4,8 +4,8 @@
 //! `n * 4096 .. (n + 1) * 4096` of RAM. Where RAM lies in the guest's address space is the
 //! machine's business, not the engine's.
 //!
-//! Data goes one way: [`set`] says which pages, [`stream`] cuts them into frames and sends them
-//! straight out of guest memory, [`sink`] receives them straight into guest memory.
+//! Data goes one way: [`PageSet`] says which pages, [`PageStream`] cuts them into frames and sends them
+//! straight out of guest memory, [`PageSink`] receives them straight into guest memory.
 
 mod claims;
 mod digest;

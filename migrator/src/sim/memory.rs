@@ -50,7 +50,7 @@ impl SimMemory {
     pub fn read(&self, page: u64, into: &mut [u8; PAGE_SIZE]) {
         // SAFETY: a whole page within the mapping; whoever writes it meanwhile holds the same lock.
         unsafe {
-            self.bytes(PageRun::one(page)).as_ptr().copy_to_nonoverlapping(into.as_mut_ptr(), PAGE_SIZE)
+            self.bytes(PageRun::one(page)).as_ptr().copy_to_nonoverlapping(into.as_mut_ptr(), PAGE_SIZE);
         };
     }
 

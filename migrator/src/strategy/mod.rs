@@ -3,9 +3,9 @@
 //!
 //! | strategy | before the switchover | now | missing |
 //! |---|---|---|---|
-//! | [`stop_and_copy`] | nothing | everything | nothing |
-//! | [`pre_copy`] | rounds while the guest runs | the last dirty pages | nothing |
-//! | [`post_copy`] | nothing | nothing | everything |
+//! | `stop_and_copy` | nothing | everything | nothing |
+//! | `pre_copy` | rounds while the guest runs | the last dirty pages | nothing |
+//! | `post_copy` | nothing | nothing | everything |
 //!
 //! To add one, write such a file, name it in [`Strategy`], and nothing else changes: what is missing
 //! after a switchover is pushed and served whoever left it out.

@@ -3,7 +3,7 @@
 //!
 //! Round 0 sends every page. Each later round sends the pages dirtied during the one before. While
 //! the guest writes more slowly than the link carries, rounds shrink, and the last dirty pages cross
-//! during a short pause. A guest that writes faster never converges: [`convergence`] sees it and the
+//! during a short pause. A guest that writes faster never converges: [`super::convergence`] sees it and the
 //! migration is given up, with the guest running on where it is.
 
 use super::{
