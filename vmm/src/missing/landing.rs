@@ -68,7 +68,7 @@ mod tests {
     fn a_range_is_cut_at_borders() {
         let cut = |pages| in_blocks(pages).collect::<Vec<_>>();
         assert_eq!(cut(5..5), []);
-        assert_eq!(cut(0..512), [0..512]);
+        assert_eq!(cut(0..600), [0..512, 512..600]);
         assert_eq!(cut(510..1030), [510..512, 512..1024, 1024..1030]);
     }
 }
