@@ -87,8 +87,8 @@ pub trait SourceVm: Send {
     /// Nothing has changed then.
     fn save_state(&mut self) -> Result<Vec<u8>, VmError>;
 
-    /// The pages that the guest touches first when it runs on, as of the last saved state and as far as
-    /// the machine can tell. Where pages are missing at the start, these are not.
+    /// The pages that loading the state touches, and the guest when it runs on, as of the last saved state
+    /// and as far as the machine can tell. Where pages are missing at the start, these are not.
     fn first_pages(&self) -> Vec<PageNumber>;
 }
 

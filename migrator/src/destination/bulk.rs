@@ -105,7 +105,7 @@ fn install(
     arrivals: &Arrivals,
     missing: &dyn MissingPages,
 ) -> Result<(), SinkError> {
-    let mut staging = Staging::new();
+    let mut staging = None;
     loop {
         let frame = sink.receive_frame(wire)?;
         if frame.kind == FrameKind::StageEnd {
@@ -113,7 +113,7 @@ fn install(
         }
         match missing.landing_area() {
             Some(area) => arrivals.receive_in(area, &frame, wire, missing)?,
-            None => arrivals.receive(&frame, wire, &mut staging, missing)?,
+            None => arrivals.receive(&frame, wire, staging.get_or_insert_with(Staging::new), missing)?,
         }
     }
 }

@@ -47,8 +47,8 @@ impl FaultServer {
         let (stopped, serves) = (stop.clone(), missing.clone());
         let thread = Builder::new().name("fault-server".to_owned()).spawn(move || {
             crate::urgent::raise_priority();
-            Server::begin(wire, serves, page_count, &wait)
-                .map_or(Ok(FaultStatistics::default()), |server| server.run(&stopped))
+            // All it needs is there before the guest stands still.
+            Server::new(wire, serves, page_count).run(&wait, &stopped)
         })?;
         Ok(FaultServer { missing, begin, stop, thread })
     }
@@ -75,7 +75,6 @@ impl FaultServer {
 struct Server {
     wire: Box<dyn Wire>,
     missing: Arc<dyn MissingPages>,
-    arrivals: Arc<Arrivals>,
     sink: PageSink,
     staging: Staging,
     writer: FrameWriter,
@@ -85,45 +84,40 @@ struct Server {
 }
 
 impl Server {
-    fn begin(
-        mut wire: Box<dyn Wire>,
-        missing: Arc<dyn MissingPages>,
-        page_count: u64,
-        begin: &Receiver<Arc<Arrivals>>,
-    ) -> Option<Server> {
-        let arrivals = begin.recv().ok()?;
-        wire.ignore_interrupt();
-        Some(Server {
+    fn new(wire: Box<dyn Wire>, missing: Arc<dyn MissingPages>, page_count: u64) -> Server {
+        Server {
             wire,
             missing,
-            arrivals,
             sink: PageSink::new(page_count),
             staging: Staging::new(),
             writer: FrameWriter::default(),
-            requested: HashMap::new(),
+            requested: HashMap::with_capacity(1024),
             latencies: Histogram::new(3).expect("3 digits are in range"),
-        })
+        }
     }
 
-    /// Serves until stopped. When the link fails, whoever waits for all pages is told.
-    fn run(mut self, stop: &OwnedFd) -> Result<FaultStatistics, SinkError> {
-        let result = self.serve(stop);
+    /// Waits for the word to begin, and serves until stopped. When the link fails, whoever waits for all
+    /// pages is told.
+    fn run(mut self, begin: &Receiver<Arc<Arrivals>>, stop: &OwnedFd) -> Result<FaultStatistics, SinkError> {
+        let Ok(arrivals) = begin.recv() else { return Ok(FaultStatistics::default()) };
+        self.wire.ignore_interrupt();
+        let result = self.serve(&arrivals, stop);
         if result.is_err() {
-            self.arrivals.urgent_failed(&*self.missing);
+            arrivals.urgent_failed(&*self.missing);
         }
         result.map(|()| self.statistics())
     }
 
-    fn serve(&mut self, stop: &OwnedFd) -> Result<(), SinkError> {
+    fn serve(&mut self, arrivals: &Arrivals, stop: &OwnedFd) -> Result<(), SinkError> {
         let mut faults = Vec::new();
         loop {
             let [fault, answer, stopped] = wait(&*self.missing, &*self.wire, stop)?;
             if answer {
-                self.receive_answer()?;
+                self.receive_answer(arrivals)?;
             }
             if fault {
                 self.missing.next_faults(&mut faults).map_err(SinkError::Install)?;
-                self.request(&faults)?;
+                self.request(arrivals, &faults)?;
                 faults.clear();
             }
             if stopped {
@@ -133,11 +127,11 @@ impl Server {
     }
 
     /// Asks for pages that were touched, each once.
-    fn request(&mut self, faults: &[PageNumber]) -> Result<(), SinkError> {
+    fn request(&mut self, arrivals: &Arrivals, faults: &[PageNumber]) -> Result<(), SinkError> {
         let now = Instant::now();
         let mut wanted: Vec<Segment> = Vec::with_capacity(faults.len());
         for &page in faults {
-            if !self.arrivals.is_expected(page) {
+            if !arrivals.is_expected(page) {
                 // Never sent because it never held anything.
                 self.missing.install_zeros(PageRun::one(page)).map_err(SinkError::Install)?;
             } else if self.requested.insert(page, now).is_none() {
@@ -150,9 +144,9 @@ impl Server {
         Ok(())
     }
 
-    fn receive_answer(&mut self) -> Result<(), SinkError> {
+    fn receive_answer(&mut self, arrivals: &Arrivals) -> Result<(), SinkError> {
         let frame: Frame = self.sink.receive_frame(&mut *self.wire)?;
-        self.arrivals.receive(&frame, &mut *self.wire, &mut self.staging, &*self.missing)?;
+        arrivals.receive(&frame, &mut *self.wire, &mut self.staging, &*self.missing)?;
         let now = Instant::now();
         for page in frame.segments.iter().flat_map(|(_, run)| run.pages()) {
             if let Some(asked) = self.requested.remove(&page) {

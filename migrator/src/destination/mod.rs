@@ -26,10 +26,7 @@ pub use error::ReceiveError;
 
 use crate::{
     pages::{Digest, SinkError},
-    protocol::{
-        ControlLink, FaultStatistics, FromDestination, FromSource, LoadTimes, MAX_PAGES_ALONG, Offer,
-        StateMessage,
-    },
+    protocol::{ControlLink, FaultStatistics, FromDestination, FromSource, LoadTimes, Offer, StateMessage},
     report::in_words,
     timeline::micros,
     transport::{Acceptor, Interrupt},
@@ -102,14 +99,12 @@ fn prepare<H: DestinationHost>(
         vm.load_state(&offer.rehearsal).map_err(refuse)?;
         load_us = load_us.min(micros(begin.elapsed()));
     }
-    let touched =
-        vm.pages().absent().complement().runs().flat_map(|run| run.pages()).take(MAX_PAGES_ALONG).collect();
     // Loading may have written to memory, which is to be all zeros when pages come.
     vm.discard().map_err(refuse)?;
     if offer.populate {
         vm.populate().map_err(refuse)?;
     }
-    control.send(&FromDestination::Accepted { load_us, touched })?;
+    control.send(&FromDestination::Accepted { load_us })?;
     Ok((vm, offer))
 }
 

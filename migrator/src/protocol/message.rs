@@ -35,8 +35,6 @@ pub enum FromDestination {
     Accepted {
         /// How long loading the rehearsed state took, in microseconds.
         load_us: u64,
-        /// The pages that loading it touched: they are to come with the state where pages are missing.
-        touched: Vec<PageNumber>,
     },
     /// It may not.
     Refused {

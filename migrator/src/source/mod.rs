@@ -23,7 +23,7 @@ pub(crate) use push::MissingAtSource;
 
 use crate::{
     options::{Options, Verify},
-    pages::{Digest, GuestPages, PageNumber, PageSet, PageStream, Sent, digest_of},
+    pages::{Digest, GuestPages, PageSet, PageStream, Sent, digest_of},
     progress::{Phase, Progress},
     protocol::{ControlLink, FaultStatistics, FrameKind, FromDestination, FromSource},
     report::{Outcome, Report},
@@ -64,8 +64,6 @@ pub struct Migration<'vm> {
     pub(crate) progress: Arc<Progress>,
     pub(crate) timeline: Timeline,
     pub(crate) fixed: Fixed,
-    /// What loading the state touches at the destination, by the rehearsal.
-    pub(crate) touched_by_load: Vec<PageNumber>,
     pub(crate) duty: Duty,
     pub(crate) page_count: u64,
 }

@@ -10,7 +10,7 @@ use std::{
 use super::{Control, Duty, MigrateError, Migration, push::PageServer, send};
 use crate::{
     options::{Options, Verify},
-    pages::{PageNumber, PageStream, Sent},
+    pages::{PageStream, Sent},
     progress::Progress,
     protocol::{
         ControlLink, FromDestination, FromSource, GREETING_BYTES, Greeting, MigrationId, Offer, Role,
@@ -63,7 +63,7 @@ impl<'vm> Migration<'vm> {
         let mut control = Control::new(links.open(Role::Control)?);
         let pages = vm.pages();
         let (rehearsal, pause_and_save) = rehearse(vm)?;
-        let (load, touched_by_load) = offer(&mut control, vm, needs, options, rehearsal)?;
+        let load = offer(&mut control, vm, needs, options, rehearsal)?;
         let throttle = options.max_bandwidth.map(|rate| (Throttle::new(rate), interrupt.clone()));
         let mut bulk = PageStream::new(links.open(Role::Bulk)?, throttle);
         bulk.wire().set_patience(Some(BULK_PATIENCE));
@@ -86,7 +86,6 @@ impl<'vm> Migration<'vm> {
             progress: progress.clone(),
             timeline,
             fixed,
-            touched_by_load,
             duty: Duty::Source,
         })
     }
@@ -144,14 +143,14 @@ fn rehearse(vm: &mut dyn SourceVm) -> Result<(Vec<u8>, Duration), MigrateError> 
     Ok(quickest.expect("at least one rehearsal"))
 }
 
-/// Offers the VM. Returns how long loading its state took, and which pages that touched.
+/// Offers the VM. Returns how long loading its state took.
 fn offer(
     control: &mut Control,
     vm: &dyn SourceVm,
     needs: Needs,
     options: &Options,
     rehearsal: Vec<u8>,
-) -> Result<(Duration, Vec<PageNumber>), MigrateError> {
+) -> Result<Duration, MigrateError> {
     control.wire().set_patience(Some(OFFER_PATIENCE));
     control.send(&FromSource::Offer(Offer {
         vm: vm.describe(),
@@ -167,7 +166,7 @@ fn offer(
         rehearsal,
     }))?;
     match control.receive()? {
-        FromDestination::Accepted { load_us, touched } => Ok((Duration::from_micros(load_us), touched)),
+        FromDestination::Accepted { load_us } => Ok(Duration::from_micros(load_us)),
         other => Err(MigrateError::unexpected(other)),
     }
 }

@@ -54,11 +54,11 @@ const NOW_STAGE: u32 = 0;
 /// Takes pages out of `missing` to send them along with the state: each would be waited for at once.
 fn take_along(
     pages: &dyn GuestPages,
-    first: impl Iterator<Item = PageNumber>,
+    first: &[PageNumber],
     missing: &mut PageSet,
 ) -> Vec<(PageNumber, Vec<u8>)> {
     let mut along = Vec::new();
-    for page in first {
+    for &page in first {
         if along.len() < MAX_PAGES_ALONG && missing.contains(page) {
             missing.remove_run(PageRun::one(page));
             // SAFETY: the guest is paused.
@@ -95,8 +95,7 @@ impl Migration<'_> {
         let digest = compare_first.then(|| unsafe { digest_of(&*self.pages) });
         let digested = Instant::now();
 
-        let first = paused_vm.first_pages().into_iter().chain(self.touched_by_load.iter().copied());
-        let along = take_along(&*self.pages, first, &mut missing);
+        let along = take_along(&*self.pages, &paused_vm.first_pages(), &mut missing);
         let missing_message = Missing::from_set(&missing);
         let missing = any_missing.then(|| MissingAtSource::begin_serving(missing, self.server.as_ref()));
         self.control.send(&FromSource::State(StateMessage {

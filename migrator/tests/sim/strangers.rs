@@ -114,7 +114,7 @@ fn garbage_and_a_huge_length_after_the_greeting() {
 
 #[test]
 fn a_destination_that_closes_at_any_byte_of_its_first_words() {
-    let accepted = encode_message(&FromDestination::Accepted { load_us: 1, touched: vec![0] }).unwrap();
+    let accepted = encode_message(&FromDestination::Accepted { load_us: 1 }).unwrap();
     for length in 0..GREETING_BYTES + accepted.len() {
         let accepted = accepted.clone();
         let error = error_of(move |mut stream| {

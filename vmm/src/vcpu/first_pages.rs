@@ -1,5 +1,5 @@
-//! The pages that a vCPU touches first when it runs on: what its registers point at, and the page tables on the way
-//! there. Whoever brings a guest's pages one after another does well to begin with these: without them the first
+//! The pages that are touched first when a vCPU runs on: what its registers point at, the page tables on the way there,
+//! and where KVM writes its clock. Whoever brings a guest's pages one after another does well to begin with these: without them the first
 //! instruction waits a dozen times.
 //!
 //! A guess that is wrong costs nothing but the page. (AMD64 Architecture Programmer's Manual, volume 2, 5.3: long-mode
@@ -7,8 +7,11 @@
 
 use kvm_bindings::{kvm_regs, kvm_sregs};
 
+use super::state::VcpuState;
 use crate::memory::{GuestMemory, PAGE_BYTES};
 
+// Documentation/virt/kvm/x86/msr.rst: kvmclock, by its two numbers, and steal time; bit 0 says that it is on.
+const CLOCK_MSRS: [u32; 3] = [0x4b56_4d01, 0x12, 0x4b56_4d03];
 const CR0_PG: u64 = 1 << 31;
 const CR4_LA57: u64 = 1 << 12;
 const EFER_LMA: u64 = 1 << 10;
@@ -18,12 +21,23 @@ const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// Adds the dense numbers of the pages to `pages`, each once.
-pub(crate) fn add(memory: &GuestMemory, regs: &kvm_regs, sregs: &kvm_sregs, pages: &mut Vec<u64>) {
+pub(crate) fn add(memory: &GuestMemory, state: &VcpuState, pages: &mut Vec<u64>) {
+    let clocks = state.msrs.iter().filter(|msr| CLOCK_MSRS.contains(&msr.index) && msr.value & 1 != 0);
+    clocks.for_each(|msr| insert(memory, msr.value, pages));
+    add_registers(memory, &state.regs, &state.sregs, pages);
+}
+
+fn add_registers(memory: &GuestMemory, regs: &kvm_regs, sregs: &kvm_sregs, pages: &mut Vec<u64>) {
     let in_long_mode = sregs.cr0 & CR0_PG != 0 && sregs.efer & EFER_LMA != 0;
     let tables = [sregs.gdt.base, sregs.idt.base, sregs.tr.base];
     // The stack grows down: what is pushed next may lie on the page below.
-    let used = [regs.rip, regs.rip + 64, regs.rsp, regs.rsp.wrapping_sub(256)];
-    for address in used.into_iter().chain(tables) {
+    let used = [regs.rip, regs.rip.wrapping_add(64), regs.rsp, regs.rsp.wrapping_sub(256)];
+    // Not all of these are pointers; those that are, are to what the guest works on.
+    let general = [
+        regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.rbp, regs.r8, regs.r9, regs.r10,
+        regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
+    ];
+    for address in used.into_iter().chain(tables).chain(general) {
         let physical = match in_long_mode {
             true => walk(memory, sregs, address, pages),
             false => Some(address),
@@ -84,11 +98,11 @@ mod tests {
         let mut sregs = kvm_sregs { cr0: CR0_PG, cr3: 0x10_0000, efer: EFER_LMA, ..Default::default() };
         sregs.idt.base = 0x7fff_0000_0000;
         let mut pages = Vec::new();
-        add(&memory, &regs, &sregs, &mut pages);
+        add_registers(&memory, &regs, &sregs, &mut pages);
         pages.sort_unstable();
         assert_eq!(pages, [0, 0x8, 0x100, 0x200, 0x300, 0x400, 0x777]);
         sregs.cr3 = u64::MAX;
-        add(&memory, &regs, &sregs, &mut pages);
+        add_registers(&memory, &regs, &sregs, &mut pages);
         assert_eq!(pages.len(), 7, "tables outside memory lead nowhere");
     }
 }

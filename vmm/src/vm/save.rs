@@ -57,7 +57,7 @@ impl Vm {
         let (memory, first_pages) = (&self.memory, &mut self.first_pages);
         for (index, vcpu) in self.vcpus.iter().enumerate() {
             let save = |state: &VcpuState| {
-                first_pages::add(memory, &state.regs, &state.sregs, first_pages);
+                first_pages::add(memory, state, first_pages);
                 encoder.vcpu(index as u16, state)
             };
             vcpu.save(save).map_err(|source| SaveError::Vcpu { vcpu: index, source })??;
