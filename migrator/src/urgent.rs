@@ -1,10 +1,19 @@
 //! Threads that a vCPU waits for should not wait for others.
 
-/// Asks for the processor sooner than threads that push pages. Where that is not permitted the
-/// thread goes on as it is: faults then take longer when the host is busy.
-pub(crate) fn raise_priority() {
+/// How soon a thread gets the processor, against all others on the host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Priority {
+    /// A vCPU waits for every step of it.
+    Urgent = -10,
+    /// The guest is slow until it is done, and vCPUs that spin must not keep it from getting done.
+    Push = -4,
+}
+
+/// Asks for the processor sooner. Where that is not permitted the thread goes on as it is: faults and
+/// the push then take longer when the host is busy.
+pub(crate) fn raise_priority(to: Priority) {
     // SAFETY: plain system calls about the calling thread, with no memory involved.
-    let raised = unsafe { libc::setpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t, -10) };
+    let raised = unsafe { libc::setpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t, to as i32) };
     if raised != 0 {
         tracing::debug!("no permission to raise a thread's priority: page faults wait like everyone");
     }

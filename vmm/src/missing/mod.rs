@@ -31,6 +31,8 @@ pub(crate) use self::served::Userfault;
 mod landing;
 mod served;
 
+/// Bytes that one call copies from a landing area.
+const COPIED_AT_ONCE: usize = 256 << 10;
 /// Faults read by one call: 2 KiB of stack.
 const FAULTS_PER_READ: usize = 64;
 
@@ -169,7 +171,12 @@ impl MissingPages {
             } else {
                 // SAFETY: the caller received these pages and is done with them: nobody writes there any more, but for
                 // a second copy of the same bytes.
-                self.install(part.start, unsafe { area.bytes(part.clone()) })?
+                let bytes = unsafe { area.bytes(part.clone()) };
+                // In pieces, for who waits for a single page meanwhile.
+                let pieces = bytes
+                    .chunks(COPIED_AT_ONCE)
+                    .zip((part.start..).step_by(COPIED_AT_ONCE / PAGE_BYTES as usize));
+                pieces.map(|(piece, first)| self.install(first, piece)).sum::<Result<u64, _>>()?
             };
         }
         Ok(installed)
