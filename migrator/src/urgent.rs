@@ -5,16 +5,20 @@
 pub(crate) enum Priority {
     /// A vCPU waits for every step of it.
     Urgent = -10,
+    /// Nobody waits for it, and the guest may have just started beside it.
+    Background = 19,
+    /// As any other thread.
+    Normal = 0,
     /// The guest is slow until it is done, and vCPUs that spin must not keep it from getting done.
     Push = -4,
 }
 
-/// Asks for the processor sooner. Where that is not permitted the thread goes on as it is: faults and
-/// the push then take longer when the host is busy.
-pub(crate) fn raise_priority(to: Priority) {
+/// Sets the calling thread's priority. Where more is not permitted the thread goes on as it is: faults
+/// and the push then take longer when the host is busy.
+pub(crate) fn set_priority(to: Priority) {
     // SAFETY: plain system calls about the calling thread, with no memory involved.
     let raised = unsafe { libc::setpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t, to as i32) };
     if raised != 0 {
-        tracing::debug!("no permission to raise a thread's priority: page faults wait like everyone");
+        tracing::debug!("no permission to change a thread's priority");
     }
 }

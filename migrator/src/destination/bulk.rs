@@ -18,7 +18,7 @@ use crate::{
     pages::{Digest, GuestPages, Landing, PageSink, SinkError},
     protocol::FrameKind,
     transport::{Interrupt, Wire},
-    urgent::{Priority, raise_priority},
+    urgent::{Priority, set_priority},
     vm::MissingPages,
 };
 
@@ -94,7 +94,7 @@ fn run(
     let Ok((arrivals, missing)) = installer.recv() else { return Ok(()) };
     // The guest may run here: what is missing must come, whatever the user says now.
     wire.ignore_interrupt();
-    raise_priority(Priority::Push);
+    set_priority(Priority::Push);
     let result = install(&mut sink, &mut *wire, &arrivals, &*missing);
     arrivals.bulk_ended(result.is_err(), &*missing);
     result

@@ -24,7 +24,7 @@ use crate::{
     protocol::{FaultStatistics, Frame, FrameKind, FrameWriter, MAX_FRAME_RUNS, Segment},
     timeline::micros,
     transport::Wire,
-    urgent::{Priority, raise_priority},
+    urgent::{Priority, set_priority},
     vm::MissingPages,
 };
 
@@ -47,7 +47,7 @@ impl FaultServer {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let (stopped, serves) = (stop.clone(), missing.clone());
         let thread = Builder::new().name("fault-server".to_owned()).spawn(move || {
-            raise_priority(Priority::Urgent);
+            set_priority(Priority::Urgent);
             // All it needs is there before the guest stands still.
             Server::new(wire, serves, page_count).run(&wait, &stopped)
         })?;

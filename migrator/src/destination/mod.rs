@@ -30,6 +30,7 @@ use crate::{
     report::in_words,
     timeline::micros,
     transport::{Acceptor, Interrupt},
+    urgent::{Priority, set_priority},
     vm::{DestinationHost, DestinationVm, VmDescription},
 };
 use arrivals::Arrivals;
@@ -153,6 +154,8 @@ impl<V: DestinationVm> Prepared<V> {
         mut control: Control,
         on_start: impl FnOnce(&VmDescription),
     ) -> Result<Arrival<V>, ReceiveError<V>> {
+        // A vCPU that has just been started must not take the processor from the thread that started it.
+        set_priority(Priority::Urgent);
         let start = self.load(&mut control).and_then(|arrivals| {
             let received = await_start(&mut control)?;
             arrivals.begin_running().map_err(|_| ReceiveError::Stopped)?;
@@ -169,6 +172,7 @@ impl<V: DestinationVm> Prepared<V> {
         };
         // The guest runs here, whether the source hears of it or not.
         control.send(&FromDestination::Running { start_us: micros(start) }).ok();
+        set_priority(Priority::Normal);
         on_start(&self.offer.vm);
         self.finish(control, &arrivals)
     }

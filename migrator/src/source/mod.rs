@@ -33,6 +33,7 @@ use crate::{
     },
     timeline::{Round, Timeline, micros},
     transport::{Connector, Interrupt},
+    urgent::{Priority, set_priority},
     vm::SourceVm,
 };
 use push::PageServer;
@@ -164,6 +165,7 @@ impl Migration<'_> {
             self.served = server.finish();
         }
         self.timeline.end = Some(Instant::now());
+        set_priority(Priority::Background);
         let verified = match self.options.verify {
             Verify::No => None,
             // It was compared before the start, or nothing would run there.

@@ -26,7 +26,7 @@ use crate::{
     protocol::{Frame, FrameKind, MAX_FRAME_PAGES},
     timeline::Round,
     transport::Wire,
-    urgent::{Priority, raise_priority},
+    urgent::{Priority, set_priority},
 };
 
 /// Pages sent along with a requested one, itself included: enough to save faults on neighbours, few
@@ -92,7 +92,7 @@ impl PageServer {
 }
 
 fn serve(mut wire: Box<dyn Wire>, pages: &dyn GuestPages, begin: &Receiver<Arc<Shared>>) -> Sent {
-    raise_priority(Priority::Urgent);
+    set_priority(Priority::Urgent);
     let Ok(shared) = begin.recv() else { return Sent::default() };
     // A cancel comes too late now.
     wire.ignore_interrupt();
@@ -149,7 +149,7 @@ impl Migration<'_> {
     /// Sends what is missing until nothing is.
     pub(super) fn push(&mut self, missing: MissingAtSource) -> Result<(), MigrateError> {
         let begin = Instant::now();
-        raise_priority(Priority::Push);
+        set_priority(Priority::Push);
         let shared = missing.0;
         self.progress.update(|now| (now.phase, now.pages_left) = (Phase::Push, shared.claims.remaining()));
         let absent = self.pages.absent();

@@ -14,6 +14,7 @@ use crate::{
     protocol::{FrameKind, FromDestination, FromSource, MAX_PAGES_ALONG, Missing, StateMessage},
     source::{Duty, MigrateError, Migration, MissingAtSource, send},
     timeline::Switchover,
+    urgent::{Priority, set_priority},
     vm::PausedVm,
 };
 
@@ -72,6 +73,7 @@ impl Migration<'_> {
     /// Moves the guest: `now` is in place when it starts at the destination, `missing` follows.
     pub(crate) fn switchover(&mut self, now: Portion, missing: Portion) -> Result<Handover, MigrateError> {
         self.progress.update(|progress| progress.phase = Phase::Switchover);
+        set_priority(Priority::Urgent);
         let asks_absent = matches!(now, Portion::Everything);
         let begin = Instant::now();
         let mut paused_vm = PausedVm::pause(&mut *self.vm)?;
