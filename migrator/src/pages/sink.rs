@@ -6,7 +6,9 @@ use thiserror::Error;
 
 use super::{Digest, GuestPages, PageNumber, PageSet};
 use crate::{
-    protocol::{Frame, FrameError, FrameHeader, FrameKind, HEADER_BYTES, MAX_FRAME_RUNS, RECORD_BYTES},
+    protocol::{
+        Frame, FrameError, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES, MAX_FRAME_RUNS, RECORD_BYTES,
+    },
     transport::Wire,
     vm::VmError,
 };
@@ -98,6 +100,9 @@ impl PageSink {
             match frame.kind {
                 FrameKind::LivePages | FrameKind::FrozenPages => landing.receive(wire, &frame)?,
                 FrameKind::StageEnd => return Ok(StageEnd(frame.stage)),
+                FrameKind::Mark => {
+                    wire.send(FrameWriter::default().encode(FrameKind::Mark, 0, 0, &[]), &[])?
+                }
                 found @ FrameKind::Request => return Err(SinkError::OutOfPlace { found }),
             }
         }

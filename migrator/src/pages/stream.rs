@@ -7,7 +7,8 @@ use super::{Digest, GuestPages, PageRun, PageSet, RunBytes, Segments};
 use crate::{
     pages::Encoding,
     protocol::{
-        Frame, FrameKind, FrameWriter, HEADER_BYTES, MAX_FRAME_PAGES, MAX_FRAME_RUNS, RECORD_BYTES, Segment,
+        Frame, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES, MAX_FRAME_PAGES, MAX_FRAME_RUNS,
+        RECORD_BYTES, Segment,
     },
     transport::{Interrupt, Throttle, Wire},
 };
@@ -103,6 +104,23 @@ impl PageStream {
             zero_pages: self.sent.zero_pages - before.zero_pages,
             bytes: self.sent.bytes - before.bytes,
         })
+    }
+
+    /// Waits until all that was sent is in place: what lies in buffers on the way would otherwise be
+    /// waited for by a guest that stands still, and the link would seem faster than it is.
+    ///
+    /// # Errors
+    /// Whatever the link says.
+    pub fn drain(&mut self) -> io::Result<()> {
+        self.wire.send(self.writer.encode(FrameKind::Mark, 0, 0, &[]), &[])?;
+        let mut answer = [0; HEADER_BYTES];
+        self.wire.receive(&mut answer)?;
+        let frame = FrameHeader::decode(&answer).and_then(|header| header.with_records(&[], 0));
+        match frame {
+            Ok(frame) if frame.kind == FrameKind::Mark => Ok(()),
+            Ok(_) => Err(io::ErrorKind::InvalidData.into()),
+            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+        }
     }
 
     /// Says that nothing more comes in this stage.

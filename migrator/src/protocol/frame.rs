@@ -39,13 +39,14 @@ pub enum FrameKind {
     StageEnd = 3,
     /// Pages that a vCPU waits for; destination to source, no payload.
     Request = 4,
+    /// Say the same back once all before it is in place: how a round ends.
+    Mark = 5,
 }
 
 impl FrameKind {
     fn from_wire(number: u16) -> Option<FrameKind> {
-        [FrameKind::LivePages, FrameKind::FrozenPages, FrameKind::StageEnd, FrameKind::Request]
-            .into_iter()
-            .find(|&kind| kind as u16 == number)
+        use FrameKind::{FrozenPages, LivePages, Mark, Request, StageEnd};
+        [LivePages, FrozenPages, StageEnd, Request, Mark].into_iter().find(|&kind| kind as u16 == number)
     }
 }
 
@@ -186,7 +187,7 @@ impl FrameHeader {
             .collect::<Result<Vec<_>, _>>()?;
         let carried = match kind {
             FrameKind::LivePages | FrameKind::FrozenPages => raw_pages(&segments),
-            FrameKind::StageEnd | FrameKind::Request => 0,
+            FrameKind::StageEnd | FrameKind::Request | FrameKind::Mark => 0,
         };
         let header = u64::from(self.data_pages.get());
         if carried != header {
@@ -250,7 +251,7 @@ impl FrameWriter {
     pub fn encode(&mut self, kind: FrameKind, stage: u32, digest: u64, segments: &[Segment]) -> &[u8] {
         let data_pages = match kind {
             FrameKind::LivePages | FrameKind::FrozenPages => raw_pages(segments),
-            FrameKind::StageEnd | FrameKind::Request => 0,
+            FrameKind::StageEnd | FrameKind::Request | FrameKind::Mark => 0,
         };
         let mut header = FrameHeader {
             magic: MAGIC.into(),

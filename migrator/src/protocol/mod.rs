@@ -11,7 +11,8 @@
 //!    │ Offer ────────────────────────────────►  │   may this VM come? everything is made ready
 //!    │ ◄────────────────── Accepted | Refused   │
 //!    │ Probe ──────► ◄────── Probe              │   how long a round trip takes
-//!    │ page frames ══════════════════════════►  │   rounds, while the guest runs (bulk)
+//!    │ page frames ══════════════════════════►  │   rounds, while the guest runs (bulk),
+//!    │ mark ═══════════════► ◄═══════════ mark  │   each over when the mark comes back
 //!  pause                                        │
 //!    │ page frames, end of stage ════════════►  │   what must be there before it starts (bulk)
 //!    │ State ────────────────────────────────►  │   and which pages are still missing

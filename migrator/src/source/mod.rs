@@ -131,6 +131,7 @@ impl Migration<'_> {
             .bulk
             .send(&*self.pages, dirty.runs(), absent.as_ref(), FrameKind::LivePages, progress)
             .map_err(send)?;
+        self.bulk.drain().map_err(send)?;
         let round = Round { sent, duration: begin.elapsed(), dirtied: 0 };
         self.timeline.rounds.push(round);
         self.progress.update(|now| {
