@@ -101,7 +101,8 @@ impl PageSink {
                 FrameKind::LivePages | FrameKind::FrozenPages => landing.receive(wire, &frame)?,
                 FrameKind::StageEnd => return Ok(StageEnd(frame.stage)),
                 FrameKind::Mark => {
-                    wire.send(FrameWriter::default().encode(FrameKind::Mark, 0, 0, &[]), &[])?
+                    let mark = FrameWriter::default().encode(FrameKind::Mark, 0, 0, &[]).to_vec();
+                    wire.send(&mark, &[])?;
                 }
                 found @ FrameKind::Request => return Err(SinkError::OutOfPlace { found }),
             }
