@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long a destination may take for an answer that needs no work.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// How long it may take to make a machine and back its memory.
 const OFFER_PATIENCE: Duration = Duration::from_secs(120);
 /// How long page data may stand still before the destination counts as stuck.
