@@ -167,6 +167,8 @@ impl<V: DestinationVm> Prepared<V> {
             Ok(started) => started,
             Err(error) => {
                 let error = reason(error, &self.bulk, &mut control);
+                // Threads of the next machine must not be born urgent.
+                set_priority(Priority::Normal);
                 return Err(call_off(&mut control, error));
             }
         };

@@ -15,7 +15,7 @@ mod error;
 mod open;
 mod push;
 
-use std::{io, sync::Arc, time::Instant};
+use std::{io, sync::Arc, thread, time::Instant};
 
 pub use error::MigrateError;
 pub(crate) use open::Fixed;
@@ -91,6 +91,8 @@ pub fn migrate(
         }
         Err(error) => report.fail(Outcome::Failed, error.by(&interrupt)),
     }
+    // The caller's thread, and threads it makes, are as any other again.
+    set_priority(Priority::Normal);
     progress.update(|now| now.phase = Phase::Ended);
     report
 }
@@ -166,13 +168,12 @@ impl Migration<'_> {
             self.served = server.finish();
         }
         self.timeline.end = Some(Instant::now());
-        set_priority(Priority::Background);
         let verified = match self.options.verify {
             Verify::No => None,
             // It was compared before the start, or nothing would run there.
             Verify::BeforeStart if !handover.any_missing => Some(true),
             // SAFETY: the guest was paused at the switchover and given up: it never runs here again.
-            _ => Some(digest == Some(unsafe { digest_of(&*self.pages) })),
+            _ => Some(digest == Some(unsafe { in_background(&*self.pages) })),
         };
         Ok(Completion { verified, faults })
     }
@@ -219,6 +220,20 @@ impl Migration<'_> {
         self.control.wire().hang_up();
         self.bulk.wire().hang_up();
     }
+}
+
+/// The digest of all memory, made by a thread of its own that waits behind the guest: who has lowered a
+/// thread's priority may not raise it again.
+///
+/// # Safety
+/// As [`digest_of`].
+unsafe fn in_background(pages: &dyn GuestPages) -> Digest {
+    let digest = || {
+        set_priority(Priority::Background);
+        // SAFETY: the caller promised it.
+        unsafe { digest_of(pages) }
+    };
+    thread::scope(|scope| scope.spawn(digest).join().expect("a digest thread does not panic"))
 }
 
 /// What is known once the source is free of duty.
