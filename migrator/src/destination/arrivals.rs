@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use serde_bytes::ByteBuf;
 use thiserror::Error;
 
 use crate::{
@@ -199,7 +200,7 @@ impl Arrivals {
     /// Installs the pages that came along with the state.
     pub fn install_along(
         &self,
-        along: &[(PageNumber, Vec<u8>)],
+        along: &[(PageNumber, ByteBuf)],
         missing: &dyn MissingPages,
     ) -> Result<(), SinkError> {
         for (page, bytes) in along {

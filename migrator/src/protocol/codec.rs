@@ -11,6 +11,8 @@ use crate::transport::Wire;
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 const PREFIX_BYTES: usize = 8;
+/// Room that a link keeps: for a state and the pages that come along with it.
+const USUAL_MESSAGE_BYTES: usize = 512 << 10;
 
 /// Why a message did not come or go.
 #[derive(Debug, Error)]
@@ -46,7 +48,14 @@ pub enum MessageError {
 /// # Errors
 /// [`MessageError::Encode`] and [`MessageError::TooLong`].
 pub fn encode_message<M: Serialize>(message: &M) -> Result<Vec<u8>, MessageError> {
-    let mut bytes = postcard::to_extend(message, vec![0; PREFIX_BYTES]).map_err(MessageError::Encode)?;
+    encode_in(message, Vec::new())
+}
+
+/// As [`encode_message`], in a buffer whose room is used again.
+fn encode_in<M: Serialize>(message: &M, mut buffer: Vec<u8>) -> Result<Vec<u8>, MessageError> {
+    buffer.clear();
+    buffer.resize(PREFIX_BYTES, 0);
+    let mut bytes = postcard::to_extend(message, buffer).map_err(MessageError::Encode)?;
     let len = bytes.len() - PREFIX_BYTES;
     if len > MAX_MESSAGE_BYTES {
         return Err(MessageError::TooLong { claimed: len as u64 });
@@ -81,13 +90,15 @@ pub fn decode_message<M: DeserializeOwned>(crc: u32, body: &[u8]) -> Result<M, M
 /// A control link that sends `S` and receives `R`.
 pub struct ControlLink<S, R> {
     wire: Box<dyn Wire>,
+    /// Where messages are put together and taken apart: memory that is there already when it matters.
+    buffer: Vec<u8>,
     messages: PhantomData<fn(S) -> R>,
 }
 
 impl<S: Serialize, R: DeserializeOwned> ControlLink<S, R> {
     /// Over a wire on which greetings have been exchanged.
     pub fn new(wire: Box<dyn Wire>) -> ControlLink<S, R> {
-        ControlLink { wire, messages: PhantomData }
+        ControlLink { wire, buffer: vec![0; USUAL_MESSAGE_BYTES], messages: PhantomData }
     }
 
     /// Sends one message.
@@ -95,8 +106,8 @@ impl<S: Serialize, R: DeserializeOwned> ControlLink<S, R> {
     /// # Errors
     /// [`MessageError`]; then it is not known how much of the message the peer has.
     pub fn send(&mut self, message: &S) -> Result<(), MessageError> {
-        let bytes = encode_message(message)?;
-        self.wire.send(&bytes, &[]).map_err(|source| MessageError::Link { operation: "send", source })
+        self.buffer = encode_in(message, std::mem::take(&mut self.buffer))?;
+        self.wire.send(&self.buffer, &[]).map_err(|source| MessageError::Link { operation: "send", source })
     }
 
     /// Receives one message.
@@ -110,13 +121,14 @@ impl<S: Serialize, R: DeserializeOwned> ControlLink<S, R> {
         self.wire.receive_rest(&mut prefix[1..]).map_err(link)?;
         let (len, crc) = decode_prefix(prefix)?;
         // Grown as bytes come: a peer that only claims a great length costs nothing.
-        let mut body = Vec::new();
+        let body = &mut self.buffer;
+        body.clear();
         while body.len() < len {
             let have = body.len();
             body.resize(len.min(have + (1 << 20)), 0);
             self.wire.receive_rest(&mut body[have..]).map_err(link)?;
         }
-        decode_message(crc, &body)
+        decode_message(crc, body)
     }
 
     /// The wire beneath, for its limits on waiting.
@@ -138,7 +150,7 @@ mod tests {
         FromSource::State(StateMessage {
             state: vec![1, 2, 3, 4],
             missing: Missing::Runs(vec![(1, 2), (9, 3)]),
-            along: vec![(7, vec![1; 8])],
+            along: vec![(7, vec![1; 8].into())],
             digest: Some(Digest(5)),
         })
     }

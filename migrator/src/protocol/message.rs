@@ -1,6 +1,10 @@
 //! The messages on the control link.
+//!
+//! What is long goes as bytes, not as a sequence of small numbers: the state and the pages beside it are encoded and
+//! decoded while the guest stands still, and one byte at a time that took a third of a millisecond.
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use crate::{
     pages::{Digest, PageNumber, PageRun, PageSet},
@@ -80,6 +84,7 @@ pub struct Offer {
     /// The state as it is now, for a rehearsal: whether it can be loaded at all is known before
     /// anything moves, how long that takes goes into the expected downtime, and the code that will
     /// load the real one is warm.
+    #[serde(with = "serde_bytes")]
     pub rehearsal: Vec<u8>,
 }
 
@@ -127,12 +132,13 @@ impl Missing {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateMessage {
     /// Everything but memory, as the machine saved it.
+    #[serde(with = "serde_bytes")]
     pub state: Vec<u8>,
     /// What is still at the source.
     pub missing: Missing,
     /// Pages that are touched by loading the state, or by the guest's first instructions, each with its
     /// bytes; only where pages are missing, and none of those.
-    pub along: Vec<(PageNumber, Vec<u8>)>,
+    pub along: Vec<(PageNumber, ByteBuf)>,
     /// The digest of all memory at the pause, to be compared before the guest runs on.
     pub digest: Option<Digest>,
 }

@@ -7,6 +7,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_bytes::ByteBuf;
+
 use crate::{
     options::Verify,
     pages::{GuestPages, PageNumber, PageRun, PageSet, digest_of},
@@ -57,13 +59,13 @@ fn take_along(
     pages: &dyn GuestPages,
     first: &[PageNumber],
     missing: &mut PageSet,
-) -> Vec<(PageNumber, Vec<u8>)> {
+) -> Vec<(PageNumber, ByteBuf)> {
     let mut along = Vec::new();
     for &page in first {
         if along.len() < MAX_PAGES_ALONG && missing.contains(page) {
             missing.remove_run(PageRun::one(page));
             // SAFETY: the guest is paused.
-            along.push((page, unsafe { pages.bytes(PageRun::one(page)).frozen() }.to_vec()));
+            along.push((page, unsafe { pages.bytes(PageRun::one(page)).frozen() }.to_vec().into()));
         }
     }
     along
