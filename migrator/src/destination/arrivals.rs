@@ -9,7 +9,10 @@ use serde_bytes::ByteBuf;
 use thiserror::Error;
 
 use crate::{
-    pages::{Claims, Digest, GuestPages, PAGE_SIZE, PageNumber, PageRun, PageSet, RunBytes, SinkError},
+    pages::{
+        Claims, Digest, GuestPages, PAGE_SIZE, PageNumber, PageRun, PageSet, RunBytes, SinkError,
+        check_digest, receive_hashed,
+    },
     protocol::{Frame, FrameKind, MAX_FRAME_PAGES},
     transport::Wire,
     vm::{MissingPages, VmError},
@@ -158,7 +161,9 @@ impl Arrivals {
             runs.push((run, bytes));
             rest = others;
         }
-        check(frame, &runs)?;
+        let mut found = Digest::default();
+        runs.iter().for_each(|(run, bytes)| found.add(run.first, bytes));
+        check_digest(wire, frame, found)?;
         for (run, bytes) in runs {
             self.claim_each(run, |part| {
                 let bytes = &bytes[PageRun::new(0, part.first - run.first).byte_len()..][..part.byte_len()];
@@ -179,20 +184,22 @@ impl Arrivals {
         missing: &dyn MissingPages,
     ) -> Result<(), SinkError> {
         expect_frozen(frame)?;
-        let places: Vec<_> = frame.raw_runs().map(|run| area.bytes(run)).collect();
-        wire.receive_runs(&places)?;
         // SAFETY: one bulk link, one thread that receives into the area.
-        let runs: Vec<_> =
-            frame.raw_runs().zip(&places).map(|(run, place)| (run, unsafe { place.frozen() })).collect();
-        check(frame, &runs)?;
-        for (run, bytes) in runs {
-            self.claim_each(run, |part| {
-                self.add_digest(
-                    part,
-                    &bytes[PageRun::new(0, part.first - run.first).byte_len()..][..part.byte_len()],
-                );
-                missing.install_landed(part)
-            })?;
+        let landed = unsafe { receive_hashed(wire, frame, area)? };
+        // Nearly always the whole frame is still wanted, and its digest is known.
+        let mut parts = Vec::with_capacity(frame.segments.len());
+        frame.raw_runs().for_each(|run| self.claim_parts(run, |part| parts.push(part)));
+        if self.keep_digest {
+            let mut digest = landed;
+            if parts.iter().map(|part| part.count).sum::<u64>() != frame.data_pages {
+                digest = Digest::default();
+                // SAFETY: as above.
+                parts.iter().for_each(|&part| digest.add(part.first, unsafe { area.bytes(part).frozen() }));
+            }
+            self.digest.fetch_add(digest.0, Ordering::AcqRel);
+        }
+        for part in parts {
+            self.install(part, |part| missing.install_landed(part))?;
         }
         self.install_zeros(frame, missing)
     }
@@ -237,20 +244,40 @@ impl Arrivals {
         run: PageRun,
         install: impl Fn(PageRun) -> Result<u64, VmError>,
     ) -> Result<(), SinkError> {
+        let mut result = Ok(());
+        self.claim_parts(run, |part| {
+            if result.is_ok() {
+                result = self.install(part, &install);
+            }
+        });
+        result
+    }
+
+    /// Claims those parts of `run` that nobody has claimed yet, each as long as it can be.
+    fn claim_parts(&self, run: PageRun, mut claimed: impl FnMut(PageRun)) {
         let mut from = run.first;
         while let Some(mut part) = self.claims.claim_within(PageRun::new(from, run.end() - from)) {
             // Claims end at every 64th page; what they say of neighbours is one part.
             while let Some(more) = self.claims.claim_first(part.end(), run.end()) {
                 part.count += more;
             }
-            if install(part).map_err(SinkError::Install)? != part.count {
-                return Err(SinkError::AlreadyThere { first: part.first });
-            }
             from = part.end();
-            if self.remaining.fetch_sub(part.count, Ordering::AcqRel) == part.count {
-                self.lock().0 = State::Complete;
-                self.changed.notify_all();
-            }
+            claimed(part);
+        }
+    }
+
+    /// Installs pages that this thread has claimed.
+    fn install(
+        &self,
+        part: PageRun,
+        install: impl Fn(PageRun) -> Result<u64, VmError>,
+    ) -> Result<(), SinkError> {
+        if install(part).map_err(SinkError::Install)? != part.count {
+            return Err(SinkError::AlreadyThere { first: part.first });
+        }
+        if self.remaining.fetch_sub(part.count, Ordering::AcqRel) == part.count {
+            self.lock().0 = State::Complete;
+            self.changed.notify_all();
         }
         Ok(())
     }
@@ -265,17 +292,6 @@ fn expect_frozen(frame: &Frame) -> Result<(), SinkError> {
         FrameKind::FrozenPages => Ok(()),
         found => Err(SinkError::OutOfPlace { found }),
     }
-}
-
-/// Compares pages with the digest they were sent with.
-fn check(frame: &Frame, runs: &[(PageRun, &[u8])]) -> Result<(), SinkError> {
-    let mut found = Digest::default();
-    runs.iter().for_each(|(run, bytes)| found.add(run.first, bytes));
-    if found.0 != frame.digest {
-        let first = runs.first().map_or(0, |(run, _)| run.first);
-        return Err(SinkError::Damaged { first, found: found.0, expected: frame.digest });
-    }
-    Ok(())
 }
 
 /// Where a frame's pages wait until they are installed; one a thread.

@@ -140,7 +140,7 @@ impl Server {
             }
         }
         for batch in wanted.chunks(MAX_FRAME_RUNS) {
-            self.wire.send(self.writer.encode(FrameKind::Request, 0, 0, batch), &[])?;
+            self.wire.send(self.writer.encode(FrameKind::Request, 0, batch))?;
         }
         Ok(())
     }

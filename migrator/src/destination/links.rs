@@ -78,14 +78,14 @@ fn greet(mut wire: Box<dyn Wire>) -> Option<(Box<dyn Wire>, Greeting)> {
         .and_then(|()| Greeting::decode(&bytes).map_err(|e| in_words(&e)));
     match greeting {
         Ok(greeting) => {
-            wire.send(&greeting.encode(), &[]).ok()?;
+            wire.send(&greeting.encode()).ok()?;
             Some((wire, greeting))
         }
         Err(reason) => {
             tracing::warn!(reason, "a caller was turned away");
             let ours = Greeting { migration: MigrationId::default(), role: Role::Control };
             // It may not want to hear it.
-            wire.send(&ours.encode(), &[]).ok();
+            wire.send(&ours.encode()).ok();
             None
         }
     }

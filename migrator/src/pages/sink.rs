@@ -4,10 +4,14 @@ use std::io;
 
 use thiserror::Error;
 
-use super::{Digest, GuestPages, PageNumber, PageSet};
+use super::{
+    Digest, GuestPages, PageNumber, PageSet,
+    piece::{Pieces, add_runs, places},
+};
 use crate::{
     protocol::{
-        Frame, FrameError, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES, MAX_FRAME_RUNS, RECORD_BYTES,
+        DIGEST_BYTES, Frame, FrameError, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES, MAX_FRAME_RUNS,
+        RECORD_BYTES,
     },
     transport::Wire,
     vm::VmError,
@@ -101,8 +105,7 @@ impl PageSink {
                 FrameKind::LivePages | FrameKind::FrozenPages => landing.receive(wire, &frame)?,
                 FrameKind::StageEnd => return Ok(StageEnd(frame.stage)),
                 FrameKind::Mark => {
-                    let mark = FrameWriter::default().encode(FrameKind::Mark, 0, 0, &[]).to_vec();
-                    wire.send(&mark, &[])?;
+                    wire.send(FrameWriter::default().encode(FrameKind::Mark, 0, &[]))?;
                 }
                 found @ FrameKind::Request => return Err(SinkError::OutOfPlace { found }),
             }
@@ -133,14 +136,25 @@ impl<'a> Landing<'a> {
 
     fn receive(&mut self, wire: &mut dyn Wire, frame: &Frame) -> Result<(), SinkError> {
         self.forget_replaced(frame);
-        let runs: Vec<_> = frame.raw_runs().map(|run| self.pages.bytes(run)).collect();
-        wire.receive_runs(&runs)?;
+        match &mut self.digest {
+            None if !frame.has_digest() => {
+                let runs: Vec<_> = frame.raw_runs().map(|run| self.pages.bytes(run)).collect();
+                wire.receive_runs(&runs)?;
+            }
+            kept => {
+                // SAFETY: the guest has not started, and this thread is the one that receives.
+                let landed = unsafe { receive_hashed(wire, frame, self.pages)? };
+                if let Some(digest) = kept {
+                    digest.merge(landed);
+                }
+            }
+        }
         frame.raw_runs().for_each(|run| self.written.insert_run(run));
         for run in frame.zero_runs() {
             let zeroed = run.pages().filter(|&page| self.written.contains(page));
             zeroed.for_each(|page| self.pages.bytes(super::PageRun::one(page)).fill_zero());
         }
-        self.check(frame)
+        Ok(())
     }
 
     /// Takes pages that are about to be replaced out of the digest.
@@ -153,27 +167,47 @@ impl<'a> Landing<'a> {
             }
         }
     }
+}
 
-    /// Compares with the digest that frozen pages carry, and adds pages to the one that is kept.
-    fn check(&mut self, frame: &Frame) -> Result<(), SinkError> {
-        let is_frozen = frame.kind == FrameKind::FrozenPages;
-        if !is_frozen && self.digest.is_none() {
-            return Ok(());
-        }
-        let mut landed = Digest::default();
-        for run in frame.raw_runs() {
-            // SAFETY: the guest has not started, and this thread is the one that receives.
-            let bytes = unsafe { self.pages.bytes(run).frozen() };
+/// Receives a frame's pages to their places, hashing each piece just after. Compares with the digest that frozen pages
+/// carry. Returns the pages' own.
+///
+/// # Safety
+/// Nobody else reads or writes those places meanwhile.
+pub(crate) unsafe fn receive_hashed(
+    wire: &mut dyn Wire,
+    frame: &Frame,
+    pages: &dyn GuestPages,
+) -> Result<Digest, SinkError> {
+    let mut pieces = Pieces::new(frame.raw_runs());
+    let mut piece = Vec::new();
+    let mut landed = Digest::default();
+    while pieces.next_into(&mut piece) {
+        wire.receive_runs(&places(pages, &piece))?;
+        if frame.has_digest() {
+            // SAFETY: the caller's promise.
+            unsafe { add_runs(&mut landed, pages, &piece) };
+        } else {
             // A live page may have become zero after it was looked at.
-            if is_frozen { landed.add(run.first, bytes) } else { landed.add_any(run.first, bytes) }
+            // SAFETY: the caller's promise.
+            piece.iter().for_each(|&run| landed.add_any(run.first, unsafe { pages.bytes(run).frozen() }));
         }
-        if is_frozen && landed.0 != frame.digest {
-            let first = frame.raw_runs().next().map_or(0, |run| run.first);
-            return Err(SinkError::Damaged { first, found: landed.0, expected: frame.digest });
-        }
-        if let Some(digest) = &mut self.digest {
-            digest.merge(landed);
-        }
-        Ok(())
     }
+    check_digest(wire, frame, landed)?;
+    Ok(landed)
+}
+
+/// Receives the digest that a frame carries, if it does, and compares.
+pub(crate) fn check_digest(wire: &mut dyn Wire, frame: &Frame, found: Digest) -> Result<(), SinkError> {
+    if !frame.has_digest() {
+        return Ok(());
+    }
+    let mut expected = [0; DIGEST_BYTES];
+    wire.receive(&mut expected)?;
+    let expected = u64::from_le_bytes(expected);
+    if found.0 != expected {
+        let first = frame.raw_runs().next().map_or(0, |run| run.first);
+        return Err(SinkError::Damaged { first, found: found.0, expected });
+    }
+    Ok(())
 }

@@ -3,12 +3,15 @@
 
 use std::{io, thread, time::Instant};
 
-use super::{Digest, GuestPages, PageRun, PageSet, RunBytes, Segments};
+use super::{
+    Digest, GuestPages, PageRun, PageSet, Segments,
+    piece::{Pieces, add_runs, places},
+};
 use crate::{
     pages::Encoding,
     protocol::{
-        Frame, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES, MAX_FRAME_PAGES, MAX_FRAME_RUNS,
-        RECORD_BYTES, Segment,
+        DIGEST_BYTES, Frame, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES, MAX_FRAME_PAGES,
+        MAX_FRAME_RUNS, RECORD_BYTES, Segment,
     },
     transport::{Interrupt, Throttle, Wire},
 };
@@ -112,7 +115,7 @@ impl PageStream {
     /// # Errors
     /// Whatever the link says.
     pub fn drain(&mut self) -> io::Result<()> {
-        self.wire.send(self.writer.encode(FrameKind::Mark, 0, 0, &[]), &[])?;
+        self.wire.send(self.writer.encode(FrameKind::Mark, 0, &[]))?;
         let mut answer = [0; HEADER_BYTES];
         self.wire.receive(&mut answer)?;
         let frame = FrameHeader::decode(&answer).and_then(|header| header.with_records(&[], 0));
@@ -129,7 +132,7 @@ impl PageStream {
     /// Whatever the link says.
     pub fn end_stage(&mut self, stage: u32) -> io::Result<()> {
         let end = Frame::stage_end(stage);
-        self.wire.send(self.writer.encode(end.kind, end.stage, end.digest, &[]), &[])
+        self.wire.send(self.writer.encode(end.kind, end.stage, &[]))
     }
 
     /// From here on the interrupt means nothing to this stream: what is sent now must arrive.
@@ -153,18 +156,19 @@ impl PageStream {
     /// Sends the frame that `segments` lists. Returns how many pages it held.
     fn flush(&mut self, pages: &dyn GuestPages, kind: FrameKind) -> io::Result<u64> {
         let raw = self.segments.iter().filter(|(encoding, _)| *encoding == Encoding::Raw);
-        let payload: Vec<RunBytes<'_>> = raw.map(|&(_, run)| pages.bytes(run)).collect();
-        let payload_bytes: usize = payload.iter().map(RunBytes::len).sum();
-        let digest = match kind {
-            FrameKind::FrozenPages => self.payload_digest(pages),
-            _ => Digest::default(),
-        };
+        let runs: Vec<PageRun> = raw.map(|&(_, run)| run).collect();
+        let raw_pages: u64 = runs.iter().map(|run| run.count).sum();
+        let has_digest = kind == FrameKind::FrozenPages && raw_pages > 0;
+        let payload_bytes = PageRun::new(0, raw_pages).byte_len() + if has_digest { DIGEST_BYTES } else { 0 };
         let bytes = (HEADER_BYTES + self.segments.len() * RECORD_BYTES + payload_bytes) as u64;
         self.wait_for_throttle(bytes)?;
-        let head = self.writer.encode(kind, 0, digest.0, &self.segments);
-        self.wire.send(head, &payload)?;
+        let head = self.writer.encode(kind, 0, &self.segments);
+        if has_digest {
+            send_hashed(&mut *self.wire, head, pages, &runs)?;
+        } else {
+            self.wire.send_parts(head, &places(pages, &runs), &[])?;
+        }
         let in_frame: u64 = self.segments.iter().map(|(_, run)| run.count).sum();
-        let raw_pages = (payload_bytes / super::PAGE_SIZE) as u64;
         self.sent.add(Sent { pages: in_frame, zero_pages: in_frame - raw_pages, bytes });
         self.segments.clear();
         Ok(in_frame)
@@ -181,15 +185,22 @@ impl PageStream {
         }
         Ok(())
     }
+}
 
-    fn payload_digest(&self, pages: &dyn GuestPages) -> Digest {
-        let mut digest = Digest::default();
-        for &(encoding, run) in &self.segments {
-            if encoding == Encoding::Raw {
-                // SAFETY: frozen frames are sent only of guests that stand still at the source.
-                digest.add(run.first, unsafe { pages.bytes(run).frozen() });
-            }
-        }
-        digest
+/// Sends a frame of pages that stand still, piece by piece, each hashed just before; their digest comes last.
+fn send_hashed(wire: &mut dyn Wire, head: &[u8], pages: &dyn GuestPages, runs: &[PageRun]) -> io::Result<()> {
+    let mut pieces = Pieces::new(runs.iter().copied());
+    let (mut piece, mut next) = (Vec::new(), Vec::new());
+    let (mut head, mut digest) = (head, Digest::default());
+    let mut more = pieces.next_into(&mut piece);
+    while more {
+        more = pieces.next_into(&mut next);
+        // SAFETY: frozen frames are sent only of guests that stand still at the source.
+        unsafe { add_runs(&mut digest, pages, &piece) };
+        let sum = digest.0.to_le_bytes();
+        wire.send_parts(head, &places(pages, &piece), if more { &[] } else { &sum })?;
+        std::mem::swap(&mut piece, &mut next);
+        head = &[];
     }
+    Ok(())
 }

@@ -107,7 +107,7 @@ impl<S: Serialize, R: DeserializeOwned> ControlLink<S, R> {
     /// [`MessageError`]; then it is not known how much of the message the peer has.
     pub fn send(&mut self, message: &S) -> Result<(), MessageError> {
         self.buffer = encode_in(message, std::mem::take(&mut self.buffer))?;
-        self.wire.send(&self.buffer, &[]).map_err(|source| MessageError::Link { operation: "send", source })
+        self.wire.send(&self.buffer).map_err(|source| MessageError::Link { operation: "send", source })
     }
 
     /// Receives one message.

@@ -1,15 +1,18 @@
 //! Frames: runs of pages on bulk and urgent links.
 //!
 //! ```text
-//! ┌───────────── header, 32 bytes ─────────────┐┌─ records, 16 bytes each ─┐┌── payload ──┐
-//! │ magic kind runs pages crc digest stage  0  ││ first  count  encoding   ││ 4096 · pages│
-//! └────────────────────────────────────────────┘└──────────────────────────┘└─────────────┘
+//! ┌────── header, 24 bytes ──────┐┌─ records, 16 bytes each ─┐┌── payload ──┐┌ 8 bytes ┐
+//! │ magic kind runs pages crc    ││ first  count  encoding   ││ 4096 · pages││ digest  │
+//! │ stage 0                      ││                          ││             ││         │
+//! └──────────────────────────────┘└──────────────────────────┘└─────────────┘└─────────┘
 //! ```
 //!
 //! All numbers are little-endian. `crc` (CRC-32) covers header and records. `digest` is the sum of
 //! the payload's page hashes ([`crate::pages::Digest`]) where the pages stood still when they were
-//! sent, which `kind` tells. Pages sent while the guest runs cannot carry one, since they may change
-//! between hashing and sending; those that did change are dirty and come again.
+//! sent, which `kind` tells. It comes last, so that each piece of the payload is hashed just before it is
+//! sent and just after it is received, while it lies in the processor's cache. Pages sent while the guest runs
+//! cannot carry one, since they may change between hashing and sending; those that did change are dirty and
+//! come again.
 
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, little_endian as le};
@@ -22,6 +25,8 @@ pub const MAX_FRAME_PAGES: u64 = 512;
 pub const MAX_FRAME_RUNS: usize = 512;
 /// Bytes of a frame's header.
 pub const HEADER_BYTES: usize = size_of::<FrameHeader>();
+/// Bytes of the digest behind a payload.
+pub const DIGEST_BYTES: usize = 8;
 /// Bytes of a run's record.
 pub const RECORD_BYTES: usize = size_of::<RunRecord>();
 
@@ -50,7 +55,7 @@ impl FrameKind {
     }
 }
 
-/// A frame's first 32 bytes.
+/// A frame's first 24 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct FrameHeader {
@@ -59,7 +64,6 @@ pub struct FrameHeader {
     run_count: le::U16,
     data_pages: le::U32,
     crc: le::U32,
-    digest: le::U64,
     stage: le::U32,
     reserved: le::U32,
 }
@@ -72,7 +76,7 @@ struct RunRecord {
     encoding: le::U32,
 }
 
-const _: () = assert!(HEADER_BYTES == 32 && RECORD_BYTES == 16);
+const _: () = assert!(HEADER_BYTES == 24 && RECORD_BYTES == 16);
 
 /// A run and how its pages travel.
 pub type Segment = (Encoding, PageRun);
@@ -86,8 +90,6 @@ pub struct Frame {
     pub stage: u32,
     /// How many pages' bytes follow.
     pub data_pages: u64,
-    /// The payload's digest, for [`FrameKind::FrozenPages`].
-    pub digest: u64,
     /// The runs, in order; each lies within the guest.
     pub segments: Vec<Segment>,
 }
@@ -193,14 +195,19 @@ impl FrameHeader {
         if carried != header {
             return Err(FrameError::PageCount { runs: carried, header });
         }
-        Ok(Frame { kind, stage: self.stage.get(), data_pages: header, digest: self.digest.get(), segments })
+        Ok(Frame { kind, stage: self.stage.get(), data_pages: header, segments })
     }
 }
 
 impl Frame {
     /// A mark that says no more pages come on this link in this stage.
     pub fn stage_end(stage: u32) -> Frame {
-        Frame { kind: FrameKind::StageEnd, stage, data_pages: 0, digest: 0, segments: Vec::new() }
+        Frame { kind: FrameKind::StageEnd, stage, data_pages: 0, segments: Vec::new() }
+    }
+
+    /// Whether a digest of the payload follows it.
+    pub fn has_digest(&self) -> bool {
+        self.kind == FrameKind::FrozenPages && self.data_pages > 0
     }
 
     /// The runs whose bytes follow.
@@ -248,7 +255,7 @@ pub struct FrameWriter {
 
 impl FrameWriter {
     /// The header and records of a frame, ready to be sent in front of its payload.
-    pub fn encode(&mut self, kind: FrameKind, stage: u32, digest: u64, segments: &[Segment]) -> &[u8] {
+    pub fn encode(&mut self, kind: FrameKind, stage: u32, segments: &[Segment]) -> &[u8] {
         let data_pages = match kind {
             FrameKind::LivePages | FrameKind::FrozenPages => raw_pages(segments),
             FrameKind::StageEnd | FrameKind::Request | FrameKind::Mark => 0,
@@ -259,7 +266,6 @@ impl FrameWriter {
             run_count: (segments.len() as u16).into(),
             data_pages: (data_pages as u32).into(),
             crc: 0.into(),
-            digest: digest.into(),
             stage: stage.into(),
             reserved: 0.into(),
         };
@@ -291,13 +297,13 @@ mod tests {
 
     fn a_frame() -> Vec<u8> {
         let segments = [(Encoding::Raw, PageRun::new(3, 4)), (Encoding::Zero, PageRun::new(90, 10))];
-        FrameWriter::default().encode(FrameKind::FrozenPages, 0, 77, &segments).to_vec()
+        FrameWriter::default().encode(FrameKind::FrozenPages, 0, &segments).to_vec()
     }
 
     #[test]
     fn a_frame_survives_the_wire() {
         let frame = decode(&a_frame(), 100).unwrap();
-        assert_eq!((frame.kind, frame.digest, frame.data_pages), (FrameKind::FrozenPages, 77, 4));
+        assert_eq!((frame.kind, frame.data_pages), (FrameKind::FrozenPages, 4));
         assert_eq!(frame.raw_runs().collect::<Vec<_>>(), [PageRun::new(3, 4)]);
         assert_eq!(frame.zero_runs().collect::<Vec<_>>(), [PageRun::new(90, 10)]);
     }

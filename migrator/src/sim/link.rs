@@ -104,7 +104,7 @@ struct FailingWire {
 
 impl FailingWire {
     /// The message in one piece, so that it can be spoilt.
-    fn copied(head: &[u8], payload: &[RunBytes<'_>]) -> Vec<u8> {
+    fn copied(head: &[u8], payload: &[RunBytes<'_>], tail: &[u8]) -> Vec<u8> {
         let mut bytes = head.to_vec();
         for run in payload {
             let from = bytes.len();
@@ -113,26 +113,27 @@ impl FailingWire {
             // meanwhile may be seen or not, as on a real link.
             unsafe { run.as_ptr().copy_to_nonoverlapping(bytes[from..].as_mut_ptr(), run.len()) };
         }
+        bytes.extend_from_slice(tail);
         bytes
     }
 }
 
 impl Wire for FailingWire {
-    fn send(&mut self, head: &[u8], payload: &[RunBytes<'_>]) -> io::Result<()> {
+    fn send_parts(&mut self, head: &[u8], payload: &[RunBytes<'_>], tail: &[u8]) -> io::Result<()> {
         let cut = self.tally.next();
         match cut {
-            None => return self.inner.send(head, payload),
+            None => return self.inner.send_parts(head, payload, tail),
             Some(Cut::Before) => {}
-            Some(Cut::After) => self.inner.send(head, payload)?,
+            Some(Cut::After) => self.inner.send_parts(head, payload, tail)?,
             Some(Cut::Within) => {
-                let bytes = FailingWire::copied(head, payload);
-                self.inner.send(&bytes[..bytes.len() / 2], &[])?;
+                let bytes = FailingWire::copied(head, payload, tail);
+                self.inner.send(&bytes[..bytes.len() / 2])?;
             }
             Some(Cut::Flip) => {
-                let mut bytes = FailingWire::copied(head, payload);
+                let mut bytes = FailingWire::copied(head, payload, tail);
                 let place = bytes.len() * 2 / 3;
                 bytes[place] ^= 0x10;
-                return self.inner.send(&bytes, &[]);
+                return self.inner.send(&bytes);
             }
         }
         self.inner.hang_up();

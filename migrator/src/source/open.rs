@@ -105,7 +105,7 @@ impl Links<'_> {
         let mut wire = self.connector.connect(self.interrupt).map_err(connect)?;
         wire.set_patience(Some(ANSWER_PATIENCE));
         let greeting = Greeting { migration: self.migration, role };
-        wire.send(&greeting.encode(), &[]).map_err(connect)?;
+        wire.send(&greeting.encode()).map_err(connect)?;
         let mut answer = [0; GREETING_BYTES];
         // Its first words tell another service apart, even one that says less than a greeting.
         wire.receive(&mut answer[..8]).map_err(connect)?;

@@ -120,10 +120,11 @@ impl FdWire {
 }
 
 impl Wire for FdWire {
-    fn send(&mut self, head: &[u8], payload: &[RunBytes<'_>]) -> io::Result<()> {
+    fn send_parts(&mut self, head: &[u8], payload: &[RunBytes<'_>], tail: &[u8]) -> io::Result<()> {
         self.parts.0.clear();
         self.parts.push(head.as_ptr().cast_mut(), head.len());
         payload.iter().for_each(|run| self.parts.push(run.as_ptr(), run.len()));
+        self.parts.push(tail.as_ptr().cast_mut(), tail.len());
         // SAFETY: the parts are within memory borrowed for this call; the kernel only reads it.
         self.drive(
             |fd, parts| unsafe { libc::writev(fd, parts.as_ptr(), parts.len() as i32) },
@@ -183,8 +184,7 @@ mod tests {
     fn what_is_gathered_is_scattered_in_order() {
         let (mut a, mut b) = pair(&Interrupt::default());
         let mut there = vec![0; 1 << 20];
-        let sender =
-            std::thread::spawn(move || a.send(&[9; 5], &[]).and_then(|()| a.send(&[7; 1 << 20], &[])));
+        let sender = std::thread::spawn(move || a.send(&[9; 5]).and_then(|()| a.send(&[7; 1 << 20])));
         let mut head = [0; 5];
         b.receive(&mut head).unwrap();
         b.receive(&mut there).unwrap();

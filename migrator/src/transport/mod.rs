@@ -27,12 +27,20 @@ use crate::pages::RunBytes;
 /// One link's bytes. Blocking; a wait ends early when the [`Interrupt`] is raised or nothing moved
 /// for longer than the patience allows.
 pub trait Wire: Send {
-    /// Sends `head` and then the payload, straight from guest memory, as one message.
+    /// Sends `head`, then the payload, straight from guest memory, then `tail`, as one message.
     ///
     /// # Errors
     /// Whatever the system says; [`io::ErrorKind::Interrupted`] if interrupted,
     /// [`io::ErrorKind::TimedOut`] if patience ran out.
-    fn send(&mut self, head: &[u8], payload: &[RunBytes<'_>]) -> io::Result<()>;
+    fn send_parts(&mut self, head: &[u8], payload: &[RunBytes<'_>], tail: &[u8]) -> io::Result<()>;
+
+    /// As [`Wire::send_parts`], with no payload.
+    ///
+    /// # Errors
+    /// As there.
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.send_parts(bytes, &[], &[])
+    }
 
     /// Fills `buffer`.
     ///

@@ -31,7 +31,15 @@ fn add_registers(memory: &GuestMemory, regs: &kvm_regs, sregs: &kvm_sregs, pages
     let in_long_mode = sregs.cr0 & CR0_PG != 0 && sregs.efer & EFER_LMA != 0;
     let tables = [sregs.gdt.base, sregs.idt.base, sregs.tr.base];
     // The stack grows down: what is pushed next may lie on the page below.
-    let used = [regs.rip, regs.rip.wrapping_add(64), regs.rsp, regs.rsp.wrapping_sub(256)];
+    // Code goes on, or jumps to what lies near.
+    let page = PAGE_BYTES;
+    let used = [
+        regs.rip,
+        regs.rip.wrapping_add(page),
+        regs.rip.wrapping_sub(page),
+        regs.rsp,
+        regs.rsp.wrapping_sub(256),
+    ];
     // Not all of these are pointers; those that are, are to what the guest works on.
     let general = [
         regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.rbp, regs.r8, regs.r9, regs.r10,
