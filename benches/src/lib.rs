@@ -12,6 +12,7 @@ pub mod compare;
 pub mod gaps;
 pub mod host;
 pub mod interrupt;
+pub mod network;
 pub mod plan;
 pub mod report;
 pub mod results;

@@ -6,12 +6,14 @@
 //! tested on the machine of [`sim`], without KVM.
 //!
 //! Around the engine: [`machine`] is either kind of machine, [`daemon`] the process that holds one, [`api`]
-//! what it answers over its control socket, and [`cli`] the `ferry` command. The engine knows none of them.
+//! what it answers over its control socket, and [`cli`] the `ferry` command; [`host_network`] says what a host
+//! permits. The engine knows none of them.
 
 pub mod api;
 pub mod cli;
 pub mod daemon;
 pub mod destination;
+pub mod host_network;
 #[cfg(feature = "kvm")]
 pub mod kvm_vm;
 pub mod machine;

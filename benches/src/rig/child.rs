@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use super::left_over;
 use crate::{host, interrupt};
 
 /// A process that runs as long as this value lives, and no longer: not even if the harness is killed.
@@ -40,16 +41,9 @@ impl Process {
             .stderr(Stdio::piped())
             // Ctrl-C is for the harness, which then ends its processes itself.
             .process_group(0);
-        // SAFETY: prctl with these arguments is async-signal-safe and touches no memory.
-        unsafe {
-            command.pre_exec(|| {
-                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
-                    return Err(io::Error::last_os_error());
-                }
-                Ok(())
-            });
-        }
+        die_with_parent(&mut command);
         let mut child = command.spawn().with_context(|| format!("start a process for {role}"))?;
+        left_over::record(runtime, child.id());
         let stdout = child.stdout.take().expect("stdout is piped");
         let stderr = child.stderr.take().expect("stderr is piped");
         let (say, lines) = channel();
@@ -119,6 +113,19 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.reap().ok();
+    }
+}
+
+/// Has the kernel kill the command's process when the thread that starts it ends, however that comes about.
+pub fn die_with_parent(command: &mut Command) {
+    // SAFETY: prctl with these arguments is async-signal-safe and touches no memory.
+    unsafe {
+        command.pre_exec(|| {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
     }
 }
 

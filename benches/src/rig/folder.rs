@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use super::left_over;
+
 const PREFIX: &str = "ferry-bench-";
 
 /// Private to the user, and removed on drop. What a killed harness left is removed by the next one.
@@ -44,13 +46,14 @@ impl Drop for Folder {
     }
 }
 
-/// Folders of harnesses that run no more. Another user's cannot be removed, and need not be.
+/// Folders of harnesses that run no more, with whatever of their processes still does. Another user's cannot be removed, and need not be.
 fn remove_left_over(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let pid =
             name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            left_over::end_all(&entry.path());
             fs::remove_dir_all(entry.path()).ok();
         }
     }

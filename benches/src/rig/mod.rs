@@ -8,9 +8,11 @@ mod control;
 mod ferry;
 mod folder;
 mod http;
+mod left_over;
 mod limit;
 mod measure;
 
+pub use child::die_with_parent;
 pub use folder::Folder;
 pub use limit::measure as measure_limit;
 pub use measure::{Rig, measure};

@@ -1,14 +1,11 @@
 //! What emulated networks and honest figures need of the host.
 
-use std::{
-    fs::{self, OpenOptions},
-    process::{Command, Stdio},
-    thread,
-};
+use std::{fs, thread};
 
 use rustix::process::{Resource, getrlimit};
 
 use super::{Lack, Need, Weight, lack};
+use crate::{host_network, report::in_words};
 
 /// Files that the largest guest with the most links has open, with room to spare.
 const FILES: u64 = 256;
@@ -16,8 +13,7 @@ const FILES: u64 = 256;
 pub fn needs() -> Vec<Need> {
     vec![
         Need::new("tap", Weight::Useful, "guests with a network", tap()),
-        Need::new("network namespaces", Weight::Useful, "emulated hosts on one machine", namespaces("-n")),
-        Need::new("user namespaces", Weight::Useful, "emulated hosts without being root", namespaces("-Ur")),
+        Need::new("network namespaces", Weight::Useful, "emulated hosts on one machine", namespaces()),
         Need::new("open files", Weight::Useful, "links, sockets and guests", open_files()),
         Need::new("CPUs", Weight::Measuring, "a guest and the engine that moves it share them", cpus()),
         Need::new("CPU governor", Weight::Measuring, "a clock that changes makes figures differ", governor()),
@@ -26,27 +22,18 @@ pub fn needs() -> Vec<Need> {
 }
 
 fn tap() -> Result<String, Lack> {
-    match OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
-        Ok(_) => Ok("/dev/net/tun can be opened".to_owned()),
+    match host_network::tap() {
+        Ok(()) => Ok("/dev/net/tun can be opened".to_owned()),
         Err(error) => {
             lack(format!("/dev/net/tun: {error}"), "modprobe tun, and as root: chmod 666 /dev/net/tun")
         }
     }
 }
 
-/// By doing it, in a process that ends at once: what the kernel permits depends on half a dozen settings.
-fn namespaces(flags: &str) -> Result<String, Lack> {
-    let made = Command::new("unshare").args([flags, "true"]).stdin(Stdio::null()).output();
-    match made {
-        Ok(output) if output.status.success() => Ok("can be made".to_owned()),
-        Ok(output) => {
-            let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            lack(
-                words,
-                "be root, or see /proc/sys/user/max_*_namespaces and kernel.unprivileged_userns_clone",
-            )
-        }
-        Err(error) => lack(format!("not known: unshare: {error}"), "install util-linux to find out"),
+fn namespaces() -> Result<String, Lack> {
+    match host_network::permitted() {
+        Ok(privilege) => Ok(privilege.in_words().to_owned()),
+        Err(refusal) => lack(in_words(&refusal), refusal.mend()),
     }
 }
 

@@ -1,0 +1,113 @@
+//! Nothing is left of a network: neither when it is dropped nor when its harness is killed.
+
+use std::{
+    env, fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use benches::network::{Network, NetworkConfig, Side};
+
+use crate::network;
+
+/// The names of a network's namespaces: `net:[4026532281]`.
+fn names(network: &Network) -> Vec<String> {
+    let name = || fs::read_link("/proc/thread-self/ns/net").unwrap().to_string_lossy().into_owned();
+    [Side::Source, Side::Destination, Side::Client]
+        .map(|side| network.in_namespace(side, name).unwrap())
+        .to_vec()
+}
+
+/// Whether a process, a descriptor or a mount holds one of these namespaces. The kernel takes down what nobody holds.
+fn is_held(names: &[String]) -> bool {
+    let is_one = |path: &Path| {
+        fs::read_link(path).is_ok_and(|to| names.iter().any(|name| to.to_string_lossy() == name.as_str()))
+    };
+    let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let processes = entries(Path::new("/proc")).filter(|path| path.join("ns").exists());
+    let by_process = |process: &Path| {
+        entries(&process.join("task")).any(|task| is_one(&task.join("ns/net")))
+            || entries(&process.join("fd")).any(|fd| is_one(&fd))
+    };
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    processes.into_iter().any(|process| by_process(&process))
+        || names.iter().any(|name| mounts.contains(name))
+}
+
+fn host_interfaces() -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir("/sys/class/net")
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Until nothing is held; a process that was killed takes a moment to let go.
+fn wait_until_gone(names: &[String]) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while is_held(names) {
+        assert!(Instant::now() < deadline, "{names:?} are still held");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_dropped_network_is_gone_and_the_host_never_saw_it() {
+    let before = host_interfaces();
+    let name = "a_dropped_network_is_gone_and_the_host_never_saw_it";
+    let Some(network) = network(name, &NetworkConfig::default()) else { return };
+    let names = names(&network);
+    assert!(is_held(&names));
+    assert_eq!(host_interfaces(), before);
+    drop(network);
+    wait_until_gone(&names);
+    assert_eq!(host_interfaces(), before);
+}
+
+const HOLD: &str = "FERRY_TEST_HOLDS_A_NETWORK";
+
+/// Played by a process of its own, which is killed.
+#[test]
+#[ignore = "a part that another test has a process play"]
+fn hold_a_network() {
+    if env::var_os(HOLD).is_none() {
+        return;
+    }
+    let network = Network::up(&NetworkConfig::default()).unwrap();
+    let mut child = Command::new("sleep");
+    network.enter(Side::Source, child.arg("600")).unwrap();
+    // Dies with this process, as all processes of the rig do.
+    benches::rig::die_with_parent(&mut child);
+    let mut child = child.spawn().unwrap();
+    println!("\nheld {} {}", child.id(), names(&network).join(" "));
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_killed_harness_leaves_nothing() {
+    if network("a_killed_harness_leaves_nothing", &NetworkConfig::default()).is_none() {
+        return;
+    }
+    let before = host_interfaces();
+    let mut harness = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "gone::hold_a_network", "--ignored", "--nocapture"])
+        .env(HOLD, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(harness.stdout.take().unwrap()).lines();
+    let line = lines.map_while(Result::ok).find(|line| line.starts_with("held ")).expect("a network is held");
+    let words: Vec<String> = line.split(' ').skip(1).map(str::to_owned).collect();
+    let (child, names) = (&words[0], &words[1..]);
+    assert!(is_held(names) && Path::new("/proc").join(child).exists());
+
+    // Kill -9: no drop, no handler.
+    harness.kill().unwrap();
+    harness.wait().unwrap();
+    wait_until_gone(names);
+    assert_eq!(host_interfaces(), before);
+}
