@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Panics
 /// If it does not come up.
 pub fn boot(memory_bytes: u64, vcpus: u8, options: &str) -> KvmVm {
-    let config = VmConfig { memory_bytes, vcpus, backing: Backing::Anonymous };
+    let config = VmConfig { memory_bytes, vcpus, backing: Backing::Anonymous, devices: Vec::new() };
     let mut vm = KvmVm::new("pulse", &config, &CpuModel::host().expect("a CPU")).expect("a machine");
     let line = format!("pulse vcpus={vcpus} {options}");
     vm.machine_mut().boot(pulse::IMAGE, &line, None).expect("pulse boots");

@@ -32,7 +32,7 @@ impl KvmVm {
     /// # Errors
     /// Whatever `vmm` says.
     pub fn new(name: &str, config: &VmConfig, cpu: &CpuModel) -> Result<KvmVm, VmError> {
-        let vm = Vm::new(config, cpu).map_err(VmError::new("make a machine"))?;
+        let vm = Vm::new(config, cpu, Vec::new()).map_err(VmError::new("make a machine"))?;
         let pages = Arc::new(KvmPages(vm.memory().clone()));
         Ok(KvmVm { name: name.to_owned(), vm, pages })
     }
@@ -242,7 +242,7 @@ impl DestinationHost for KvmHost {
             postcard::from_bytes(&vm.machine).map_err(VmError::new("read the machine's description"))?;
         machine.cpu.check_runs_here().map_err(VmError::new("give the guest the CPU it had"))?;
         let memory_bytes = vm.page_count.saturating_mul(PAGE_SIZE as u64);
-        let config = VmConfig { memory_bytes, vcpus: vm.vcpus, backing: self.backing };
+        let config = VmConfig { memory_bytes, vcpus: vm.vcpus, backing: self.backing, devices: Vec::new() };
         KvmVm::new(&vm.name, &config, &machine.cpu)
     }
 

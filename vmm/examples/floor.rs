@@ -25,10 +25,10 @@ fn main() {
     let vcpus = arguments.next().unwrap_or(1) as u8;
     let rounds = arguments.next().unwrap_or(500);
     let cpu = CpuModel::host().expect("this host's CPU");
-    let config = VmConfig { memory_bytes: 64 << 20, vcpus, backing: Backing::Anonymous };
+    let config = VmConfig { memory_bytes: 64 << 20, vcpus, backing: Backing::Anonymous, devices: Vec::new() };
 
     let mut figures = Figures::default();
-    let mut vm = figures.time("create", || Vm::new(&config, &cpu).expect("a machine"));
+    let mut vm = figures.time("create", || Vm::new(&config, &cpu, Vec::new()).expect("a machine"));
     vm.boot(&elf::elf(COUNT), "", None).expect("boots");
     vm.start();
     wait_for_progress(&vm);
@@ -52,7 +52,7 @@ fn main() {
     // Half as many machines as would fit comfortably: making and closing each costs 20 ms.
     let mut state = Vec::new();
     for _ in 0..(rounds / 10).max(20) {
-        let mut next = figures.time("create", || Vm::new(&config, &cpu).expect("a machine"));
+        let mut next = figures.time("create", || Vm::new(&config, &cpu, Vec::new()).expect("a machine"));
         // Rehearsed, as a destination would: the first restore finds cold paths and unpopulated pages.
         next.memory().populate(0..next.memory().page_count()).expect("populates");
         if !state.is_empty() {

@@ -9,11 +9,16 @@ use vmm::{Backing, CpuModel, LandingArea, MissingPages, Vm, VmConfig};
 
 fn main() {
     let mebibytes = std::env::args().nth(1).and_then(|argument| argument.parse().ok()).unwrap_or(512);
-    let config = VmConfig { memory_bytes: mebibytes << 20, vcpus: 1, backing: Backing::Anonymous };
+    let config = VmConfig {
+        memory_bytes: mebibytes << 20,
+        vcpus: 1,
+        backing: Backing::Anonymous,
+        devices: Vec::new(),
+    };
     let cpu = CpuModel::host().expect("this host's CPU");
     // A new machine each time, as a destination is: discarded memory keeps its page tables, and blocks cannot be moved
     // whole into those. Its memory was touched once before: what the host has never used costs seconds.
-    let machine = || Vm::new(&config, &cpu).expect("a machine");
+    let machine = || Vm::new(&config, &cpu, Vec::new()).expect("a machine");
     let warm = machine();
     warm.memory().populate(0..warm.memory().page_count()).expect("populates");
     drop(warm);

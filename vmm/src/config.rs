@@ -1,8 +1,12 @@
 //! What a machine is made of, and the limits on it.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::devices::virtio::MAX_DEVICES;
+use crate::devices::virtio::net::MacAddress;
 use crate::memory::PAGE_BYTES;
 
 /// Least guest memory, in bytes: 16 MiB.
@@ -37,6 +41,39 @@ pub struct VmConfig {
     pub vcpus: u8,
     /// What holds the memory; a matter of this host only, so two sides may differ in it.
     pub backing: Backing,
+    /// Its virtio devices, at most [`MAX_DEVICES`], each in the place that its number here gives it.
+    pub devices: Vec<DeviceConfig>,
+}
+
+/// A virtio device as the guest sees it; what it is given of the host is a [`crate::Backend`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceConfig {
+    /// A network card.
+    Net {
+        /// Its address.
+        mac: MacAddress,
+    },
+    /// A source of random bytes.
+    Rng,
+}
+
+impl fmt::Display for DeviceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceConfig::Net { mac } => write!(f, "net {mac}"),
+            DeviceConfig::Rng => f.write_str("rng"),
+        }
+    }
+}
+
+impl DeviceConfig {
+    /// The kind, in a word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            DeviceConfig::Net { .. } => "net",
+            DeviceConfig::Rng => "rng",
+        }
+    }
 }
 
 /// A machine that cannot be built on any host.
@@ -66,6 +103,20 @@ pub enum ConfigError {
         /// The vCPUs asked for.
         vcpus: u8,
     },
+    /// Too many devices.
+    #[error("{devices} devices are too many: there may be {max}", max = MAX_DEVICES)]
+    TooManyDevices {
+        /// The devices asked for.
+        devices: usize,
+    },
+    /// A group's address, or none.
+    #[error("device {device} cannot have the MAC address {mac}: it is a group's, or all zeros")]
+    Mac {
+        /// Which, in the order of the configuration.
+        device: usize,
+        /// The address asked for.
+        mac: MacAddress,
+    },
 }
 
 impl VmConfig {
@@ -84,6 +135,17 @@ impl VmConfig {
         if self.vcpus == 0 || self.vcpus > MAX_VCPUS {
             return Err(ConfigError::VcpusOutOfBounds { vcpus: self.vcpus });
         }
+        if self.devices.len() > MAX_DEVICES {
+            return Err(ConfigError::TooManyDevices { devices: self.devices.len() });
+        }
+        for (device, config) in self.devices.iter().enumerate() {
+            match config {
+                DeviceConfig::Net { mac } if !mac.is_unicast() => {
+                    return Err(ConfigError::Mac { device, mac: *mac });
+                }
+                DeviceConfig::Net { .. } | DeviceConfig::Rng => {}
+            }
+        }
         Ok(())
     }
 }
@@ -93,7 +155,7 @@ mod tests {
     use super::*;
 
     fn config(memory_bytes: u64, vcpus: u8) -> VmConfig {
-        VmConfig { memory_bytes, vcpus, backing: Backing::Anonymous }
+        VmConfig { memory_bytes, vcpus, backing: Backing::Anonymous, devices: Vec::new() }
     }
 
     #[test]
@@ -105,5 +167,15 @@ mod tests {
         assert!(config(MIN_MEMORY_BYTES + 1, 1).check().is_err());
         assert!(config(MIN_MEMORY_BYTES, 0).check().is_err());
         assert!(config(MIN_MEMORY_BYTES, MAX_VCPUS + 1).check().is_err());
+    }
+
+    #[test]
+    fn devices_have_bounds() {
+        let with = |devices| VmConfig { devices, ..config(MIN_MEMORY_BYTES, 1) }.check();
+        assert_eq!(with(vec![DeviceConfig::Rng; MAX_DEVICES]), Ok(()));
+        assert!(with(vec![DeviceConfig::Rng; MAX_DEVICES + 1]).is_err());
+        let group = MacAddress([0xff; 6]);
+        let refused = with(vec![DeviceConfig::Rng, DeviceConfig::Net { mac: group }]);
+        assert_eq!(refused, Err(ConfigError::Mac { device: 1, mac: group }));
     }
 }

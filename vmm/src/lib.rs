@@ -7,7 +7,7 @@
 //! | [`GuestMemory`] (`memory/`) | one mapping, dense pages; dirty log = KVM's bitmap OR the VMM's own writes |
 //! | [`MissingPages`] (`missing/`) | pages that come later, by userfaultfd |
 //! | [`CpuModel`] (`cpu/`) | the CPU a guest is given, and whether another host can go on being it |
-//! | `devices/` | the bus, the serial port with its [`Console`], the exit port |
+//! | `devices/` | the bus, the serial port with its [`Console`], the exit port; `virtio/`: network card, random bytes |
 //! | `boot/` | an ELF kernel by the PVH protocol |
 //! | `state/` | saved state: named, versioned, length-checked, checksummed sections |
 //! | [`probe`] (`host`) | what this host can do |
@@ -16,7 +16,7 @@
 //! a saved state is bytes, memory is memory, and who moves either is not its business.
 //!
 //! `unsafe` lives in few places: `memory/` (`mapping`, `resident`, the slots of `dirty_log`, the regions in `mod`),
-//! `kvm/dirty_ioctl`, `missing/` (`uffd`, `staging`, the move in `mod`) and `vcpu/` (`kick`'s shared byte, the register
+//! `kvm/dirty_ioctl`, `memory/pieces`, `devices/virtio/net/tap`, the borrowed descriptors of `devices/virtio/worker`, `missing/` (`uffd`, `staging`, the move in `mod`) and `vcpu/` (`kick`'s shared byte, the register
 //! areas of `state`, the exit record in `thread`). Each block says what it relies on.
 //!
 //! Measured on two cores with page-table virtualisation (`examples/floor.rs` under `chrt -f 5`, medians in microseconds,
@@ -40,11 +40,19 @@ mod vm;
 
 pub use boot::{BootError, MAX_COMMAND_LINE_BYTES};
 pub use config::{
-    Backing, ConfigError, HUGE_PAGE_BYTES, MAX_MEMORY_BYTES, MAX_VCPUS, MIN_MEMORY_BYTES, VmConfig,
+    Backing, ConfigError, DeviceConfig, HUGE_PAGE_BYTES, MAX_MEMORY_BYTES, MAX_VCPUS, MIN_MEMORY_BYTES,
+    VmConfig,
 };
 pub use cpu::{CpuLeaf, CpuMismatch, CpuModel, CpuModelError};
 pub use devices::Console;
 pub use devices::serial::{MAX_WAITING_INPUT_BYTES, SerialStateError};
+pub use devices::virtio::MAX_DEVICES;
+pub use devices::virtio::net::{
+    InjectError, MAX_FRAME_BYTES, MAX_WAITING_BYTES, MAX_WAITING_FRAMES, MacAddress, NetCounters, NetPort,
+    ParseMacError, Tap, TapError, VNET_HEADER_BYTES,
+};
+pub use devices::virtio::set::{Backend, DeviceCreateError};
+pub use devices::virtio::state::{DeviceStateError, FunctionStateError};
 pub use event::{Event, Events, FailReason, Registers};
 pub use host::{Host, KvmFacts, TransparentHugePages, probe};
 pub use kvm::{CallError, KvmError};

@@ -94,9 +94,9 @@ fn memory_larger_than_free_is_refused_before_it_is_taken() {
         return;
     }
     let cpu = vmm::CpuModel::host().expect("this host's CPU");
-    let refused = vmm::Vm::new(&config(1 << 20, 1), &cpu).expect_err("a terabyte");
+    let refused = vmm::Vm::new(&config(1 << 20, 1), &cpu, Vec::new()).expect_err("a terabyte");
     assert!(matches!(refused, CreateError::NotEnoughMemory { .. }), "{refused}");
-    let refused = vmm::Vm::new(&config(8, 1), &cpu).expect_err("too small");
+    let refused = vmm::Vm::new(&config(8, 1), &cpu, Vec::new()).expect_err("too small");
     assert!(matches!(refused, CreateError::Config(_)), "{refused}");
     drop(machine_of(&config(16, MAX_VCPUS)));
 }

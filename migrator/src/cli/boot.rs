@@ -105,6 +105,7 @@ impl Guest {
             memory_bytes: self.memory_bytes,
             vcpus: self.vcpus,
             backing: self.backing.into(),
+            devices: Vec::new(),
         };
         let cpu = vmm::CpuModel::host()?;
         let mut vm = KvmVm::new(name, &config, &cpu)?;

@@ -2,7 +2,8 @@
 //!
 //! - `bus`: which device an access is for;
 //! - `serial`: the console;
-//! - `exit_port`, `reset`: how a guest ends.
+//! - `exit_port`, `reset`: how a guest ends;
+//! - `virtio`: devices with queues in guest memory, each with a thread of its own.
 //!
 //! Devices raise interrupts by KVM_IRQ_LINE, not by an irqfd: an irqfd's interrupt may still be on its way in a kernel
 //! queue when the machine is saved, and would be lost with it.
@@ -12,6 +13,7 @@ mod exit_port;
 mod interrupt;
 mod reset;
 pub(crate) mod serial;
+pub(crate) mod virtio;
 
 pub(crate) use self::bus::{Bus, Outcome};
 pub(crate) use self::exit_port::ExitPort;

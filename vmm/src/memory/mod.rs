@@ -3,6 +3,7 @@
 //! - `layout` says where memory lies for the guest;
 //! - [`GuestMemory`] is the memory itself;
 //! - `bitmap` records what the VMM wrote, `dirty_log` joins that with KVM's log;
+//! - `pieces` is scattered memory, as devices are given it;
 //! - `resident` tells pages that were ever backed from those that are still nothing but zeros.
 //!
 //! Guest memory is shared with running vCPUs: no Rust reference to its bytes may exist. `as_ptr` is for those who copy by
@@ -12,6 +13,7 @@ pub(crate) mod bitmap;
 pub(crate) mod dirty_log;
 pub(crate) mod layout;
 mod mapping;
+pub(crate) mod pieces;
 mod resident;
 
 use std::io;

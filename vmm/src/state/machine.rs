@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::section::{Name, Section, SectionError, Writer, sections};
-use crate::config::MAX_VCPUS;
+use crate::config::{DeviceConfig, MAX_VCPUS};
 use crate::devices::serial::{SerialState, SerialStateError};
+use crate::devices::virtio::MAX_DEVICES;
+use crate::devices::virtio::state::{DeviceState, FunctionState, MAX_QUEUES, TransportState};
 use crate::vcpu::state::{MAX_MSRS, MAX_XSAVE_BYTES, VcpuState};
 
 /// The in-kernel interrupt chips: two 8259s and an I/O APIC.
@@ -22,24 +24,29 @@ enum Kind {
     Pit,
     Serial,
     Vcpu,
+    Net,
+    Rng,
 }
 
-const KINDS: [(Kind, Name, u16); 6] = [
-    (Kind::Machine, Name(*b"machine\0"), 1),
+const KINDS: [(Kind, Name, u16); 8] = [
+    (Kind::Machine, Name(*b"machine\0"), 2),
     (Kind::Clock, Name(*b"clock\0\0\0"), 1),
     (Kind::Chip, Name(*b"irqchip\0"), 1),
     (Kind::Pit, Name(*b"pit\0\0\0\0\0"), 1),
     (Kind::Serial, Name(*b"serial\0\0"), 1),
     (Kind::Vcpu, Name(*b"vcpu\0\0\0\0"), 1),
+    (Kind::Net, Name(*b"net\0\0\0\0\0"), 1),
+    (Kind::Rng, Name(*b"rng\0\0\0\0\0"), 1),
 ];
 
 /// Which machine a state is of; another cannot take it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MachineShape {
     pub(crate) memory_bytes: u64,
     pub(crate) vcpus: u8,
     /// CRC-32 over the CPU model: the CPU was set when the machine was made.
     pub(crate) cpu_crc: u32,
+    pub(crate) devices: Vec<DeviceConfig>,
 }
 
 /// KVM's clock and the wall clock, read together.
@@ -61,6 +68,8 @@ pub(crate) struct MachineState {
     pub(crate) chips: [ChipState; CHIPS],
     pub(crate) pit: PitState,
     pub(crate) serial: SerialState,
+    /// One for each of the shape's devices.
+    pub(crate) devices: Vec<DeviceState>,
     pub(crate) vcpus: Vec<VcpuState>,
 }
 
@@ -140,6 +149,20 @@ pub enum DecodeError {
         /// How many it says.
         vcpus: u8,
     },
+    /// More devices than there may be.
+    #[error("the state is of a machine with {devices} devices: there may be {MAX_DEVICES}")]
+    Devices {
+        /// How many it says.
+        devices: usize,
+    },
+    /// More queues than a device may have.
+    #[error("virtio device {device} has {queues} queues: there may be {MAX_QUEUES}")]
+    Queues {
+        /// The device.
+        device: u16,
+        /// How many it says.
+        queues: usize,
+    },
     /// The serial port's state is beyond its limits.
     #[error(transparent)]
     Serial(#[from] SerialStateError),
@@ -176,6 +199,14 @@ impl Encoder {
         self.put(Kind::Serial, 0, serial)
     }
 
+    pub(crate) fn device(&mut self, instance: u16, device: &DeviceState) -> Result<(), postcard::Error> {
+        let transport = &device.transport;
+        match &device.function {
+            FunctionState::Net(net) => self.put(Kind::Net, instance, &(transport, net)),
+            FunctionState::Rng => self.put(Kind::Rng, instance, &(transport, ())),
+        }
+    }
+
     pub(crate) fn vcpu(&mut self, instance: u16, vcpu: &VcpuState) -> Result<(), postcard::Error> {
         self.put(Kind::Vcpu, instance, vcpu)
     }
@@ -198,6 +229,7 @@ struct Partial {
     chips: [Option<ChipState>; CHIPS],
     pit: Option<PitState>,
     serial: Option<SerialState>,
+    devices: [Option<DeviceState>; MAX_DEVICES],
     vcpus: [Option<VcpuState>; MAX_VCPUS as usize],
 }
 
@@ -236,7 +268,28 @@ impl Partial {
                 let vcpu = self.vcpus[instance].as_ref();
                 vcpu.map_or(Ok(()), |vcpu| check_vcpu(section.instance, vcpu))
             }
+            Kind::Net => self.take_device(section, FunctionState::Net),
+            Kind::Rng => self.take_device(section, |()| FunctionState::Rng),
         }
+    }
+
+    /// A device's section: its transport, and what its kind adds.
+    fn take_device<T: DeserializeOwned>(
+        &mut self,
+        section: &Section<'_>,
+        function: impl FnOnce(T) -> FunctionState,
+    ) -> Result<(), DecodeError> {
+        let mut decoded: Option<(TransportState, T)> = None;
+        let place = self.devices.get_mut(usize::from(section.instance));
+        let free = place.filter(|place| place.is_none());
+        fill(free.is_some().then_some(&mut decoded), section)?;
+        let (Some(free), Some((transport, added))) = (free, decoded) else { return Ok(()) };
+        let queues = transport.queues.len();
+        if queues > MAX_QUEUES {
+            return Err(DecodeError::Queues { device: section.instance, queues });
+        }
+        *free = Some(DeviceState { transport, function: function(added) });
+        Ok(())
     }
 
     fn complete(self) -> Result<MachineState, DecodeError> {
@@ -244,6 +297,10 @@ impl Partial {
         if shape.vcpus == 0 || shape.vcpus > MAX_VCPUS {
             return Err(DecodeError::Vcpus { vcpus: shape.vcpus });
         }
+        if shape.devices.len() > MAX_DEVICES {
+            return Err(DecodeError::Devices { devices: shape.devices.len() });
+        }
+        let devices = complete_devices(&shape.devices, self.devices)?;
         let [first, second, third] = self.chips;
         let chip = |chip: Option<ChipState>, instance| chip.ok_or_else(|| missing(Kind::Chip, instance));
         let chips = [chip(first, 0)?, chip(second, 1)?, chip(third, 2)?];
@@ -262,8 +319,40 @@ impl Partial {
             chips,
             pit: self.pit.ok_or_else(|| missing(Kind::Pit, 0))?,
             serial: self.serial.ok_or_else(|| missing(Kind::Serial, 0))?,
+            devices,
             vcpus,
         })
+    }
+}
+
+/// Exactly one state of the right kind for each device.
+fn complete_devices(
+    configs: &[DeviceConfig],
+    states: [Option<DeviceState>; MAX_DEVICES],
+) -> Result<Vec<DeviceState>, DecodeError> {
+    let mut devices = Vec::with_capacity(configs.len());
+    for (instance, state) in states.into_iter().enumerate() {
+        match (configs.get(instance).map(kind_of_config), state) {
+            (Some(wanted), Some(state)) if kind_of_state(&state) == wanted => devices.push(state),
+            (Some(wanted), _) => return Err(missing(wanted, instance as u16)),
+            (None, Some(state)) => return Err(unexpected(kind_of_state(&state), instance as u16)),
+            (None, None) => {}
+        }
+    }
+    Ok(devices)
+}
+
+fn kind_of_config(config: &DeviceConfig) -> Kind {
+    match config {
+        DeviceConfig::Net { .. } => Kind::Net,
+        DeviceConfig::Rng => Kind::Rng,
+    }
+}
+
+fn kind_of_state(state: &DeviceState) -> Kind {
+    match state.function {
+        FunctionState::Net(_) => Kind::Net,
+        FunctionState::Rng => Kind::Rng,
     }
 }
 

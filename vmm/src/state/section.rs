@@ -2,8 +2,9 @@
 
 use thiserror::Error;
 
-/// Most bytes of a state: 16 vCPUs with every register extension, and devices, fit many times over.
-pub const MAX_STATE_BYTES: usize = 4 << 20;
+/// Most bytes of a state: 16 vCPUs with every register extension, and devices with all the frames that may wait for a
+/// guest, fit.
+pub const MAX_STATE_BYTES: usize = 24 << 20;
 /// Version of the format. A state of another version is refused.
 pub const FORMAT_VERSION: u32 = 1;
 

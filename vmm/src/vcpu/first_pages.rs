@@ -27,6 +27,11 @@ pub(crate) fn add(memory: &GuestMemory, state: &VcpuState, pages: &mut Vec<u64>)
     add_registers(memory, &state.regs, &state.sregs, pages);
 }
 
+/// Adds the page of a guest-physical address that somebody else will touch.
+pub(crate) fn add_address(memory: &GuestMemory, physical: u64, pages: &mut Vec<u64>) {
+    insert(memory, physical, pages);
+}
+
 fn add_registers(memory: &GuestMemory, regs: &kvm_regs, sregs: &kvm_sregs, pages: &mut Vec<u64>) {
     let in_long_mode = sregs.cr0 & CR0_PG != 0 && sregs.efer & EFER_LMA != 0;
     let tables = [sregs.gdt.base, sregs.idt.base, sregs.tr.base];

@@ -11,6 +11,8 @@ use super::{Phase, Vm};
 use crate::config::{Backing, ConfigError, VmConfig};
 use crate::cpu::CpuModel;
 use crate::devices::serial::{self, SerialPort};
+use crate::devices::virtio::set::{Backend, DeviceCreateError};
+use crate::devices::virtio::{self};
 use crate::devices::{Bus, ExitPort, KeyboardController};
 use crate::event::Events;
 use crate::host;
@@ -62,6 +64,9 @@ pub enum CreateError {
     /// A call on the VM failed.
     #[error("make a virtual machine")]
     Call(#[from] CallError),
+    /// A virtio device could not be made, or was not given what it needs.
+    #[error(transparent)]
+    Device(#[from] DeviceCreateError),
     /// A vCPU could not be made.
     #[error("make vCPU {vcpu}")]
     Vcpu {
@@ -74,8 +79,9 @@ pub enum CreateError {
 
 impl Vm {
     /// Makes a machine with all it needs before a guest is in it: memory (unpopulated), interrupt chips, timer, vCPUs
-    /// with their CPUID, and a parked thread for each. Takes milliseconds.
-    pub fn new(config: &VmConfig, cpu: &CpuModel) -> Result<Vm, CreateError> {
+    /// with their CPUID, devices, and a parked thread for each vCPU and device. Takes milliseconds. `backends` are what the
+    /// devices are given of this host, one for each of `config.devices` and in that order.
+    pub fn new(config: &VmConfig, cpu: &CpuModel, backends: Vec<Backend>) -> Result<Vm, CreateError> {
         config.check()?;
         let kvm = kvm::open()?;
         if cpu.leaves.len() > kvm_bindings::KVM_MAX_CPUID_ENTRIES {
@@ -94,17 +100,19 @@ impl Vm {
         let memory = Arc::new(GuestMemory::new(config.memory_bytes, config.backing)?);
         let dirty_log = DirtyLog::attach(&vm, &memory).map_err(CreateError::Slot)?;
         let serial = Arc::new(SerialPort::new(Arc::clone(&vm)));
+        let devices = virtio::Devices::new(&config.devices, backends, &vm, &memory)?;
         let bus = Arc::new(Bus::new(
             vec![
                 (serial::PORTS, serial.clone() as _),
                 (ExitPort::PORTS, Arc::new(ExitPort)),
                 (KeyboardController::PORTS, Arc::new(KeyboardController)),
             ],
-            Vec::new(),
+            devices.places(),
         ));
         let (sender, events) = Events::channel();
         let mut machine = Vm {
             vcpus: Vec::with_capacity(usize::from(config.vcpus)),
+            devices,
             phase: Phase::New,
             config: config.clone(),
             cpu: cpu.clone(),
@@ -136,6 +144,7 @@ fn shape(config: &VmConfig, cpu: &CpuModel) -> Result<MachineShape, CreateError>
         memory_bytes: config.memory_bytes,
         vcpus: config.vcpus,
         cpu_crc: crc32fast::hash(&model),
+        devices: config.devices.clone(),
     })
 }
 

@@ -11,6 +11,8 @@
 //! milliseconds, and starting a ready machine takes microseconds.
 
 mod create;
+#[cfg(test)]
+mod device_tests;
 mod restore;
 mod run;
 mod save;
@@ -24,6 +26,8 @@ use crate::config::VmConfig;
 use crate::cpu::CpuModel;
 use crate::devices::Console;
 use crate::devices::serial::SerialPort;
+use crate::devices::virtio::net::NetPort;
+use crate::devices::virtio::{self, Devices};
 use crate::event::Events;
 use crate::memory::GuestMemory;
 use crate::memory::dirty_log::{DirtyLog, DirtyLogError};
@@ -53,6 +57,8 @@ enum Phase {
 pub struct Vm {
     // Ended first, by `Drop`: vCPU threads use all below.
     vcpus: Vec<VcpuHandle>,
+    // With them.
+    devices: Devices,
     phase: Phase,
     config: VmConfig,
     cpu: CpuModel,
@@ -99,8 +105,14 @@ impl Vm {
         Console::new(Arc::clone(&self.serial))
     }
 
+    /// Handles on its network cards, in the order of its configuration.
+    pub fn network(&self) -> Vec<NetPort> {
+        self.devices.ports()
+    }
+
     /// Loads `kernel`, an ELF file with a PVH entry point, and readies vCPU 0 to enter it; the others wait to be started
-    /// by it. `initrd` is handed over as the first module.
+    /// by it. `initrd` is handed over as the first module. The command line is completed with where the devices are, as
+    /// Linux reads it (` virtio_mmio.device=4K@0xd0000000:16` for the first).
     pub fn boot(
         &mut self,
         kernel: &[u8],
@@ -110,7 +122,8 @@ impl Vm {
         if self.phase != Phase::New {
             return Err(BootError::NotNew);
         }
-        let entry = boot::load(&self.memory, kernel, command_line, initrd)?;
+        let command_line = command_line.to_owned() + &virtio::command_line(self.config.devices.len());
+        let entry = boot::load(&self.memory, kernel, &command_line, initrd)?;
         let first = self.vcpus.first().expect("a machine has a vCPU");
         first.enter_at(|regs, sregs| entry.set_registers(regs, sregs))?;
         self.phase = Phase::Ready;

@@ -7,7 +7,9 @@ use thiserror::Error;
 
 use super::save::wall_ns;
 use super::{Phase, Vm};
+use crate::config::DeviceConfig;
 use crate::devices::serial::SerialStateError;
+use crate::devices::virtio::state::DeviceStateError;
 use crate::kvm::CallError;
 use crate::state::{DecodeError, MachineShape, MachineState};
 use crate::vcpu::state::VcpuRestoreError;
@@ -23,12 +25,14 @@ pub enum RestoreError {
     Decode(#[from] DecodeError),
     /// The state of another machine. Nothing was changed.
     #[error(
-        "the state is of a machine with {} bytes of memory, {} vCPUs and {} CPU; this one has {} and {}",
+        "the state is of a machine with {} bytes of memory, {} vCPUs, {} CPU and {}; this one has {}, {} and {}",
         theirs.memory_bytes,
         theirs.vcpus,
         if theirs.cpu_crc == ours.cpu_crc { "the same" } else { "another" },
+        in_words(&theirs.devices),
         ours.memory_bytes,
-        ours.vcpus
+        ours.vcpus,
+        in_words(&ours.devices)
     )]
     OtherMachine {
         /// The state's machine.
@@ -58,10 +62,13 @@ pub enum RestoreError {
     /// The serial port could not take its state; as for `Call`.
     #[error("restore the state of the serial port")]
     Serial(#[from] SerialStateError),
+    /// A virtio device cannot have that state. Nothing was changed.
+    #[error(transparent)]
+    Device(#[from] DeviceStateError),
 }
 
-/// Memory size, vCPU count and CPU of a machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What must be the same of two machines that take each other's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// Memory in bytes.
     pub memory_bytes: u64,
@@ -69,11 +76,20 @@ pub struct Shape {
     pub vcpus: u8,
     /// CRC-32 of its CPU model.
     pub cpu_crc: u32,
+    /// Its virtio devices.
+    pub devices: Vec<DeviceConfig>,
+}
+
+fn in_words(devices: &[DeviceConfig]) -> String {
+    match devices {
+        [] => "no devices".to_owned(),
+        some => format!("devices {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    }
 }
 
 impl From<MachineShape> for Box<Shape> {
-    fn from(MachineShape { memory_bytes, vcpus, cpu_crc }: MachineShape) -> Self {
-        Box::new(Shape { memory_bytes, vcpus, cpu_crc })
+    fn from(MachineShape { memory_bytes, vcpus, cpu_crc, devices }: MachineShape) -> Self {
+        Box::new(Shape { memory_bytes, vcpus, cpu_crc, devices })
     }
 }
 
@@ -94,6 +110,7 @@ impl Vm {
         // Serial port before interrupt chips: it may raise the interrupt it has pending, which they have recorded, too, if
         // it was delivered; their state, coming after, has the last word.
         self.serial.restore(&state.serial)?;
+        self.devices.restore(&state.devices);
         // Clock before vCPUs: their clock MSRs make KVM write guest time, which must be the new one.
         let clock = advanced(&state.clock.clock, gap, self.clock_knows_wall_time);
         self.vm.set_clock(&clock).map_err(CallError::of("KVM_SET_CLOCK"))?;
@@ -112,8 +129,12 @@ impl Vm {
 
     fn check(&self, state: &MachineState) -> Result<(), RestoreError> {
         if state.shape != self.shape {
-            return Err(RestoreError::OtherMachine { theirs: state.shape.into(), ours: self.shape.into() });
+            return Err(RestoreError::OtherMachine {
+                theirs: state.shape.clone().into(),
+                ours: self.shape.clone().into(),
+            });
         }
+        self.devices.check(&state.devices)?;
         for (place, chip) in state.chips.iter().enumerate() {
             if chip.chip_id as usize != place {
                 return Err(RestoreError::ChipNumber { place, says: chip.chip_id });

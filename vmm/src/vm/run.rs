@@ -5,6 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::{Phase, Vm};
+use crate::devices::virtio::Devices;
 
 /// How long a pause waits for a vCPU. A healthy one needs microseconds; one that waits for a missing page needs that page.
 const PAUSE_PATIENCE: Duration = Duration::from_secs(5);
@@ -24,6 +25,14 @@ pub enum PauseError {
         /// Which.
         vcpu: usize,
     },
+    /// A device's thread does not come to rest.
+    #[error(
+        "virtio device {device} does not come to rest: it most likely waits for a missing page that nobody installs"
+    )]
+    DeviceStuck {
+        /// Which, in the order of the configuration.
+        device: usize,
+    },
     /// There is no guest to pause or resume.
     #[error("the machine was never started")]
     NotStarted,
@@ -36,11 +45,15 @@ impl Vm {
         if self.phase == Phase::Running {
             return;
         }
+        let first = self.phase != Phase::Paused;
         self.phase = Phase::Running;
+        // vCPUs first: it is their standing still that costs. A device that is not open yet keeps what it is told.
         self.vcpus.iter().for_each(crate::vcpu::VcpuHandle::run);
+        self.devices.open(first);
     }
 
-    /// Stops all vCPUs between two instructions, with no exit outstanding. On failure the machine runs on. Does nothing
+    /// Stops all vCPUs between two instructions, with no exit outstanding, and drains the devices: each frame or request
+    /// that they took from a queue is done, and they touch nothing until the machine runs again. On failure the machine runs on. Does nothing
     /// when it is paused already.
     pub fn pause(&mut self) -> Result<(), PauseError> {
         match self.phase {
@@ -54,8 +67,12 @@ impl Vm {
             self.vcpus.iter().for_each(crate::vcpu::VcpuHandle::run);
             return Err(PauseError::Stuck { vcpu });
         }
-        // vCPUs first, then devices: a vCPU may still have given them work. Those there are do theirs at once, on the
-        // vCPU's thread, so nothing is left to drain.
+        // vCPUs first, then devices: nobody gives them work any more. The serial port does its at once, on the vCPU's
+        // thread; virtio devices finish what they took from their queues.
+        if let Err(device) = self.devices.close(PAUSE_PATIENCE) {
+            self.vcpus.iter().for_each(crate::vcpu::VcpuHandle::run);
+            return Err(PauseError::DeviceStuck { device });
+        }
         self.phase = Phase::Paused;
         Ok(())
     }
@@ -80,7 +97,8 @@ impl Drop for Vm {
             .iter_mut()
             .filter_map(|vcpu| (!vcpu.wait_left(LEAVE_PATIENCE)).then_some(vcpu))
             .collect();
-        if stuck.is_empty() {
+        let left = devices_left(&mut self.devices, LEAVE_PATIENCE);
+        if stuck.is_empty() && left {
             return;
         }
         // Only now, and not before the kick: a vCPU that is freed from waiting sees zeros where its page is missing, and
@@ -96,5 +114,23 @@ impl Drop for Vm {
                 tracing::error!("a vCPU's thread does not end; it is left behind");
             }
         }
+        if !devices_left(&mut self.devices, LAST_PATIENCE) {
+            tracing::error!("a virtio device's thread does not end; it is left behind");
+        }
     }
+}
+
+/// Asks the devices' threads to end, for at most `patience`. Returns whether they have.
+fn devices_left(devices: &mut Devices, patience: Duration) -> bool {
+    /// Between two looks at threads that end.
+    const LOOK_EVERY: Duration = Duration::from_micros(200);
+    let mut waited = Duration::ZERO;
+    while !devices.leave() {
+        if waited >= patience {
+            return false;
+        }
+        std::thread::sleep(LOOK_EVERY);
+        waited += LOOK_EVERY;
+    }
+    true
 }

@@ -43,10 +43,11 @@ impl Vm {
         }
         let mut encoder = Encoder::new(Vec::with_capacity(self.state_bytes));
         encoder.shape(&self.shape)?;
-        // Along an interrupt's way, source first: serial port and timer, then interrupt chips, then the vCPUs' local
+        // Along an interrupt's way, source first: devices and timer, then interrupt chips, then the vCPUs' local
         // APICs. The in-kernel timer does not stop with the vCPUs; an interrupt it raises meanwhile is then found further
         // down, and at worst twice. The other way round it would be found nowhere.
         encoder.serial(&self.serial.save())?;
+        self.devices.save(|index, device| encoder.device(index, device))?;
         encoder.pit(&self.vm.get_pit2().map_err(CallError::of("KVM_GET_PIT2"))?)?;
         for chip_id in 0..3 {
             let mut chip = kvm_irqchip { chip_id, ..Default::default() };
@@ -64,6 +65,8 @@ impl Vm {
         }
         // The clock last: the wall time read with it is the end of the guest's time here, and it must not lie before the
         // reading of any vCPU's TSC, or the gap would count twice.
+        let (memory, first_pages) = (&self.memory, &mut self.first_pages);
+        self.devices.rings(|ring| first_pages::add_address(memory, ring, first_pages));
         let clock = self.vm.get_clock().map_err(CallError::of("KVM_GET_CLOCK"))?;
         encoder.clock(&ClockState { clock, wall_ns: wall_ns() })?;
         let state = encoder.finish();
@@ -74,7 +77,7 @@ impl Vm {
 
 impl Vm {
     /// The pages (dense numbers) that the vCPUs will touch first when they run on, as far as their registers and page
-    /// tables tell; as of the last [`save`](Self::save). A hint for whoever brings pages one after another.
+    /// tables tell, and those of the devices' rings; as of the last [`save`](Self::save). A hint for whoever brings pages one after another.
     pub fn first_pages(&self) -> &[u64] {
         &self.first_pages
     }

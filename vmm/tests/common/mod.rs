@@ -43,7 +43,7 @@ pub fn has_missing_pages(test: &str) -> bool {
 }
 
 pub fn config(mebibytes: u64, vcpus: u8) -> VmConfig {
-    VmConfig { memory_bytes: mebibytes << 20, vcpus, backing: Backing::Anonymous }
+    VmConfig { memory_bytes: mebibytes << 20, vcpus, backing: Backing::Anonymous, devices: Vec::new() }
 }
 
 /// A machine of 16 MiB and one vCPU, without a guest.
@@ -53,7 +53,7 @@ pub fn machine() -> Vm {
 
 pub fn machine_of(config: &VmConfig) -> Vm {
     let cpu = CpuModel::host().expect("this host's CPU");
-    Vm::new(config, &cpu).expect("a machine")
+    Vm::new(config, &cpu, Vec::new()).expect("a machine")
 }
 
 /// A machine of 16 MiB and one vCPU, with `code` ready to start.

@@ -1,0 +1,151 @@
+//! An entropy device (Virtual I/O Device version 1.2, 5.4): random bytes of the host's kernel.
+
+use std::os::fd::BorrowedFd;
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
+
+use super::chain::Chain;
+use super::function::{CHAINS_AT_ONCE, Function, Next, Work};
+use super::queue::{Broken, VirtQueue};
+use super::state::{FunctionState, FunctionStateError};
+
+const QUEUES: &[u16] = &[64];
+/// Most bytes for one request; a driver that wants more asks again.
+const MAX_BYTES: usize = 4096;
+
+/// Has no state beyond its queue.
+#[derive(Debug)]
+pub(super) struct Rng;
+
+impl Function for Rng {
+    fn device_id(&self) -> u32 {
+        VIRTIO_ID_RNG
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        QUEUES
+    }
+
+    fn read_config(&self, _offset: u64, into: &mut [u8]) {
+        into.fill(0);
+    }
+
+    fn write_config(&mut self, _offset: u64, _bytes: &[u8]) {}
+
+    fn work(&mut self, queues: &mut [VirtQueue], work: Work<'_>) -> Result<Next, Broken> {
+        let memory = work.memory;
+        let [queue] = queues else { return Ok(Next::Wait { source: false }) };
+        if !queue.is_ready() {
+            return Ok(Next::Wait { source: false });
+        }
+        let mut left = CHAINS_AT_ONCE;
+        let next = loop {
+            if left == 0 || work.hurries() {
+                break Next::Again;
+            }
+            let Some(chain) = queue.pop(memory)? else {
+                if queue.listen(memory)? {
+                    continue;
+                }
+                break Next::Wait { source: false };
+            };
+            left -= 1;
+            let head = chain.head_index();
+            // A chain that cannot be used comes back with nothing in it.
+            let filled = Chain::walk(memory, chain).map_or(0, |mut chain| {
+                chain.writable.truncate(MAX_BYTES);
+                chain.writable.fill_with_random()
+            });
+            queue.push_used(memory, head, filled as u32)?;
+        };
+        if left < CHAINS_AT_ONCE && queue.wants_interrupt(memory)? {
+            work.interrupt.used_buffers();
+        }
+        Ok(next)
+    }
+
+    fn source(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn started(&mut self, _first: bool) {}
+
+    fn stopped(&mut self) {}
+
+    fn reset(&mut self) {}
+
+    fn save(&self) -> FunctionState {
+        FunctionState::Rng
+    }
+
+    fn check(&self, state: &FunctionState) -> Result<(), FunctionStateError> {
+        match state {
+            FunctionState::Rng => Ok(()),
+            _ => Err(FunctionStateError::Kind),
+        }
+    }
+
+    fn restore(&mut self, _state: &FunctionState) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::devices::virtio::driver::Rig;
+    use crate::devices::virtio::hostile;
+
+    #[test]
+    fn random_bytes_come_and_their_pages_are_dirty() {
+        let rig = Rig::new(|_| Box::new(Rng));
+        let mut driver = rig.driver(1);
+        driver.set_up(0);
+        rig.device.open(true);
+        let at = 0x20_0000;
+        driver.add(0, &[(at, 32, true), (at + 0x3000, 5000, true)]);
+        driver.kick(0);
+        assert_eq!(driver.wait_used(0), MAX_BYTES as u32);
+        let mut bytes = [0; 32];
+        rig.memory.read(at, &mut bytes).expect("in memory");
+        assert_ne!(bytes, [0; 32]);
+        let first = at / 4096;
+        let marked = (0..6).filter(|page| rig.memory.written().is_marked(first + page)).collect::<Vec<_>>();
+        assert_eq!(marked, [0, 3]);
+        // Nothing to write is answered with nothing.
+        driver.add(0, &[(at, 32, false)]);
+        driver.kick(0);
+        assert_eq!(driver.wait_used(0), 0);
+    }
+
+    #[test]
+    fn a_device_that_stands_still_goes_on_where_it_was() {
+        let first = Rig::new(|_| Box::new(Rng));
+        let mut driver = first.driver(1);
+        driver.set_up(0);
+        first.device.open(true);
+        first.close();
+        driver.add(0, &[(0x20_0000, 8, true)]);
+        driver.kick(0);
+        let state = first.device.save();
+        let second = Rig::with_memory(std::sync::Arc::clone(&first.memory), |_| Box::new(Rng));
+        second.device.check(&state).expect("fits");
+        second.device.restore(&state);
+        assert_eq!(driver.used(0), None, "not before it starts");
+        second.device.open(true);
+        assert_eq!(driver.wait_used(0), 8);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn hostile_drivers_do_no_harm(script in proptest::collection::vec(any::<u8>(), 0..600)) {
+            hostile::rng(&script);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Scattered guest memory, for calls of the kernel: what a device's descriptors point at, as one list.
+//!
+//! Bytes go straight between a file and the guest, without a buffer between. Whoever writes guest memory through here
+//! cannot forget to say so: each method marks what it wrote in the VMM's dirty bitmap, after it wrote it.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::GuestMemory;
+
+/// Most pieces of one list. A driver that was told no other limit rarely uses more than twenty.
+pub(crate) const MAX_PIECES: usize = 128;
+/// Bytes beyond the list that [`Pieces::read_from`] can tell from an exact fit.
+const OVERFLOW_BYTES: usize = 1;
+const NOTHING: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+
+/// A list that cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadPiece {
+    /// Some of it is not guest memory.
+    Outside,
+    /// More than [`MAX_PIECES`].
+    TooMany,
+}
+
+/// Stretches of guest memory in the order of a device's descriptors. Lives on the stack for as long as one chain.
+pub(crate) struct Pieces<'m> {
+    memory: &'m GuestMemory,
+    /// One place before the pieces and one behind them: for bytes of the caller's own.
+    list: [libc::iovec; MAX_PIECES + 2],
+    /// Pieces `first..end` of `list` are in use; `first` is at least 1.
+    first: usize,
+    end: usize,
+    bytes: usize,
+}
+
+impl<'m> Pieces<'m> {
+    /// No pieces.
+    pub(crate) fn new(memory: &'m GuestMemory) -> Pieces<'m> {
+        Pieces { memory, list: [NOTHING; MAX_PIECES + 2], first: 1, end: 1, bytes: 0 }
+    }
+
+    /// Appends the `bytes` at a guest-physical address. Touches no guest memory.
+    pub(crate) fn push(&mut self, guest_address: u64, bytes: u32) -> Result<(), BadPiece> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let bytes = bytes as usize;
+        let last = guest_address.checked_add(bytes as u64 - 1).ok_or(BadPiece::Outside)?;
+        let start = self.memory.offset_of(guest_address).ok_or(BadPiece::Outside)?;
+        let end = self.memory.offset_of(last).ok_or(BadPiece::Outside)?;
+        // Both ends may lie in memory, and a hole between them.
+        if end - start != bytes as u64 - 1 {
+            return Err(BadPiece::Outside);
+        }
+        if self.end > MAX_PIECES {
+            return Err(BadPiece::TooMany);
+        }
+        // SAFETY: the offset lies within the mapping: `offset_of` says so.
+        let base = unsafe { self.memory.as_ptr().add(start as usize) };
+        self.list[self.end] = libc::iovec { iov_base: base.cast(), iov_len: bytes };
+        self.end += 1;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Bytes of all pieces.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Leaves out the first `bytes`, or all if there are fewer.
+    pub(crate) fn skip(&mut self, bytes: usize) {
+        let mut left = bytes.min(self.bytes);
+        self.bytes -= left;
+        while left > 0 {
+            let piece = &mut self.list[self.first];
+            let part = left.min(piece.iov_len);
+            // SAFETY: at most to the end of the piece.
+            piece.iov_base = unsafe { piece.iov_base.byte_add(part) };
+            piece.iov_len -= part;
+            left -= part;
+            self.first += usize::from(piece.iov_len == 0);
+        }
+    }
+
+    /// Keeps only the first `bytes`; the others are cut off.
+    pub(crate) fn truncate(&mut self, bytes: usize) {
+        while self.bytes > bytes {
+            let piece = &mut self.list[self.end - 1];
+            let part = (self.bytes - bytes).min(piece.iov_len);
+            piece.iov_len -= part;
+            self.bytes -= part;
+            self.end -= usize::from(piece.iov_len == 0);
+        }
+    }
+
+    /// Reads once from `from` into the pieces. Returns how many bytes were read: more than [`bytes`](Self::bytes) if a
+    /// packet was longer than the pieces, the rest of which is lost.
+    pub(crate) fn read_from(&mut self, from: BorrowedFd<'_>) -> io::Result<usize> {
+        let mut overflow = [0u8; OVERFLOW_BYTES];
+        self.list[self.end] = libc::iovec { iov_base: overflow.as_mut_ptr().cast(), iov_len: OVERFLOW_BYTES };
+        let list = &self.list[self.first..=self.end];
+        // SAFETY: each entry is guest memory, mapped as long as `memory`, or the live overflow buffer; no Rust reference
+        // to guest memory exists.
+        let read = unsafe { libc::readv(from.as_raw_fd(), list.as_ptr(), list.len() as libc::c_int) };
+        let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
+        self.mark(0, read);
+        Ok(read)
+    }
+
+    /// Writes `before` and the pieces to `to`, once.
+    pub(crate) fn write_to(&mut self, to: BorrowedFd<'_>, before: &[u8]) -> io::Result<usize> {
+        // Cast to mutable for the type's sake: writev only reads.
+        self.list[self.first - 1] =
+            libc::iovec { iov_base: before.as_ptr().cast_mut().cast(), iov_len: before.len() };
+        let list = &self.list[self.first - 1..self.end];
+        // SAFETY: each entry is guest memory, mapped as long as `memory`, or `before`, which lives across the call.
+        let written = unsafe { libc::writev(to.as_raw_fd(), list.as_ptr(), list.len() as libc::c_int) };
+        usize::try_from(written).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Copies `bytes` into the pieces, `at` bytes from their start. Returns how many found room.
+    pub(crate) fn copy_in(&mut self, at: usize, bytes: &[u8]) -> usize {
+        let mut done = 0;
+        self.each(at, bytes.len(), |to, length| {
+            // SAFETY: `to` is `length` bytes of guest memory, `bytes` of ours: they do not overlap.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr().add(done), to, length) };
+            done += length;
+            length
+        });
+        self.mark(at, done);
+        done
+    }
+
+    /// Copies bytes out of the pieces, from `at` bytes after their start. Returns how many there were.
+    pub(crate) fn copy_out(&self, at: usize, into: &mut [u8]) -> usize {
+        let mut done = 0;
+        let length = into.len();
+        self.each(at, length, |from, length| {
+            // SAFETY: as for `copy_in`, the other way round.
+            unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr().add(done), length) };
+            done += length;
+            length
+        });
+        done
+    }
+
+    /// Fills the pieces with random bytes of the host's kernel. Returns how many.
+    pub(crate) fn fill_with_random(&mut self) -> usize {
+        let mut done = 0;
+        self.each(0, self.bytes, |to, length| {
+            // SAFETY: `to` is `length` bytes of guest memory.
+            let filled = unsafe { libc::getrandom(to.cast(), length, 0) };
+            let filled = usize::try_from(filled).unwrap_or(0);
+            done += filled;
+            filled
+        });
+        self.mark(0, done);
+        done
+    }
+
+    /// Calls `with` for each stretch of `bytes` bytes from `at` on, until it does less than it was given.
+    fn each(&self, at: usize, bytes: usize, mut with: impl FnMut(*mut u8, usize) -> usize) {
+        let (mut skip, mut left) = (at, bytes);
+        for piece in &self.list[self.first..self.end] {
+            if left == 0 {
+                return;
+            }
+            let lead = skip.min(piece.iov_len);
+            skip -= lead;
+            let length = (piece.iov_len - lead).min(left);
+            if length > 0 {
+                // SAFETY: `lead` is at most the piece's length.
+                let start = unsafe { piece.iov_base.cast::<u8>().add(lead) };
+                if with(start, length) < length {
+                    return;
+                }
+                left -= length;
+            }
+        }
+    }
+
+    /// Says that `bytes` bytes from `at` on were written.
+    fn mark(&self, at: usize, bytes: usize) {
+        let base = self.memory.as_ptr() as usize;
+        self.each(at, bytes, |start, length| {
+            self.memory.written().mark_bytes((start as usize - base) as u64, length as u64);
+            length
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+    use crate::config::Backing;
+
+    fn memory() -> GuestMemory {
+        GuestMemory::new(16 << 20, Backing::Anonymous).expect("memory")
+    }
+
+    #[test]
+    fn packets_go_in_and_out_and_only_what_was_written_is_marked() {
+        let memory = memory();
+        let (left, right) = UnixDatagram::pair().expect("a pair");
+        let mut pieces = Pieces::new(&memory);
+        pieces.push(0x1ffe, 4).expect("in memory");
+        pieces.push(0x8000, 0).expect("nothing");
+        pieces.push(0x5000, 4).expect("in memory");
+        assert_eq!(pieces.bytes(), 8);
+        left.send(b"abcdefg").expect("sends");
+        assert_eq!(pieces.read_from(right.as_fd()).expect("reads"), 7);
+        let marked: Vec<u64> = (0..16).filter(|page| memory.written().is_marked(*page)).collect();
+        assert_eq!(marked, [1, 2, 5]);
+        let mut bytes = [0; 4];
+        memory.read(0x1ffe, &mut bytes).expect("in memory");
+        assert_eq!(&bytes, b"abcd");
+        pieces.truncate(7);
+        pieces.skip(5);
+        assert_eq!(pieces.write_to(left.as_fd(), b"<>").expect("writes"), 4);
+        let mut back = [0; 9];
+        assert_eq!(right.recv(&mut back).expect("receives"), 4);
+        assert_eq!(&back[..4], b"<>fg");
+    }
+
+    #[test]
+    fn a_packet_that_is_too_long_is_told_from_one_that_fits() {
+        let memory = memory();
+        let (left, right) = UnixDatagram::pair().expect("a pair");
+        for (sent, read) in [(&b"12"[..], 2), (b"123", 3), (b"12345", 4)] {
+            let mut pieces = Pieces::new(&memory);
+            pieces.push(0x1000, 3).expect("in memory");
+            left.send(sent).expect("sends");
+            assert_eq!(pieces.read_from(right.as_fd()).expect("reads"), read);
+        }
+    }
+
+    #[test]
+    fn what_is_not_memory_and_what_is_too_much_is_refused() {
+        let memory = memory();
+        let mut pieces = Pieces::new(&memory);
+        for (address, bytes) in
+            [((16 << 20) - 1, 2), (16 << 20, 1), (u64::MAX, 1), (u64::MAX, 2), (0, u32::MAX)]
+        {
+            assert_eq!(pieces.push(address, bytes), Err(BadPiece::Outside), "{bytes} at {address:#x}");
+        }
+        for piece in 0..MAX_PIECES {
+            pieces.push(piece as u64 * 10, 10).expect("room");
+        }
+        assert_eq!(pieces.push(0, 1), Err(BadPiece::TooMany));
+        assert_eq!(pieces.copy_in(5, &[7; 2000]), MAX_PIECES * 10 - 5);
+        let mut back = [0; 2000];
+        assert_eq!(pieces.copy_out(0, &mut back), MAX_PIECES * 10);
+        assert_eq!((back[4], back[5], back[MAX_PIECES * 10 - 1]), (0, 7, 7));
+        assert_eq!(pieces.fill_with_random(), MAX_PIECES * 10);
+        pieces.skip(5000);
+        assert_eq!((pieces.bytes(), pieces.copy_in(0, b"x")), (0, 0));
+    }
+}

@@ -1,0 +1,157 @@
+//! Devices in a whole machine: their life follows the machine's, their state is part of its state. The guest only counts;
+//! its devices are driven from outside, as its driver would.
+
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+
+use super::{RestoreError, Vm};
+use crate::devices::virtio::driver::{Driver, PATIENCE};
+use crate::devices::virtio::set::{Backend, DeviceCreateError};
+use crate::{Backing, CpuModel, CreateError, DeviceConfig, MacAddress, NetPort, Tap, VmConfig, probe};
+
+#[path = "../../tests/common/elf.rs"]
+mod elf;
+
+const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
+const BUFFER: u64 = 0x30_0000;
+/// Counts at 2 MiB for ever.
+const COUNT: &[u8] = &[0xb9, 0, 0, 0x20, 0, 0xff, 0x01, 0xeb, 0xfc];
+
+fn has_kvm(test: &str) -> bool {
+    probe().kvm.map_err(|reason| println!("skipped: {test}: {reason}")).is_ok()
+}
+
+fn config(devices: Vec<DeviceConfig>) -> VmConfig {
+    VmConfig { memory_bytes: 16 << 20, vcpus: 1, backing: Backing::Anonymous, devices }
+}
+
+fn both() -> Vec<DeviceConfig> {
+    vec![DeviceConfig::Rng, DeviceConfig::Net { mac: MAC }]
+}
+
+fn made(devices: Vec<DeviceConfig>, backends: Vec<Backend>) -> Result<Vm, CreateError> {
+    Vm::new(&config(devices), &CpuModel::host().expect("this host's CPU"), backends)
+}
+
+/// A machine with a source of random bytes and a network card, and what is behind its tap.
+fn machine() -> (Vm, UnixDatagram, NetPort) {
+    let (inside, outside) = UnixDatagram::pair().expect("a pair");
+    outside.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let vm = made(both(), vec![Backend::Rng, Backend::Net(Tap::of_socket(inside))]).expect("a machine");
+    let [port] = vm.network().try_into().expect("one card");
+    (vm, outside, port)
+}
+
+fn driver(vm: &Vm, device: usize, queues: usize) -> Driver {
+    // Room for eight queues each.
+    Driver::new(vm.devices.device(device), Arc::clone(vm.memory()), queues).behind(device * 8)
+}
+
+fn frame(last: u8) -> Vec<u8> {
+    [&[0; 24][..], &[0x88, 0xb5], &[last; 60]].concat()
+}
+
+fn copy_memory(from: &Vm, to: &Vm) {
+    let mut page = vec![0; 4096];
+    for at in (0..from.memory().size_bytes()).step_by(4096) {
+        from.memory().read(at, &mut page).expect("in memory");
+        to.memory().write(at, &page).expect("in memory");
+    }
+}
+
+#[test]
+fn devices_and_what_they_need_must_match() {
+    if !has_kvm("devices_and_what_they_need_must_match") {
+        return;
+    }
+    let refused = made(both(), vec![Backend::Rng]).expect_err("too few");
+    assert!(matches!(refused, CreateError::Device(DeviceCreateError::Count { devices: 2, backends: 1 })));
+    let refused = made(both(), vec![Backend::Rng, Backend::Rng]).expect_err("another kind");
+    assert_eq!(refused.to_string(), "device 1 is a net device, and was given what a rng device needs");
+}
+
+#[test]
+fn devices_move_with_their_machine() {
+    if !has_kvm("devices_move_with_their_machine") {
+        return;
+    }
+    let (mut first, _net, first_port) = machine();
+    first.boot(&elf::elf(COUNT), "", None).expect("boots");
+    let (mut rng, mut net) = (driver(&first, 0, 1), driver(&first, 1, 2));
+    rng.set_up(0);
+    net.set_up(0);
+    rng.add(0, &[(BUFFER, 8, true)]);
+    rng.kick(0);
+    first.start();
+    assert_eq!(rng.wait_used(0), 8);
+    first.pause().expect("pauses");
+    rng.add(0, &[(BUFFER + 8, 8, true)]);
+    net.add(0, &[(BUFFER + 4096, 2048, true)]);
+    rng.kick(0);
+    let state = first.save().expect("saves");
+    assert!(first.first_pages().contains(&(crate::devices::virtio::driver::places(0)[2] / 4096)));
+    first_port.inject(&frame(9)).expect("room");
+
+    let (mut second, net_of_second, port) = machine();
+    copy_memory(&first, &second);
+    second.restore(&state).expect("restores");
+    let mut rng = rng.on(second.devices.device(0), second.memory());
+    let mut net = net.on(second.devices.device(1), second.memory());
+    assert_eq!((rng.used(0), net.used(0)), (None, None), "not before the start");
+    port.inject(&frame(1)).expect("room");
+    second.start();
+    assert_eq!(rng.wait_used(0), 8, "what was asked of the first is done by the second");
+    assert_eq!(net.wait_used(0), 86);
+    net.add(0, &[(BUFFER + 4096, 2048, true)]);
+    net.kick(0);
+    net_of_second.send(&frame(2)).expect("sends");
+    assert_eq!(net.wait_used(0), 86);
+    assert_eq!((port.counters().received, first_port.counters().received), (2, 0));
+
+    // The first goes on, too, as after a migration that failed.
+    first.resume().expect("resumes");
+    let mut rng = driver(&first, 0, 1).at_chain(1);
+    assert_eq!(rng.wait_used(0), 8);
+    drop(first);
+    assert!(first_port.take_frame(&mut [0; 100]).expect("the tap lives on").is_none());
+}
+
+#[test]
+fn other_devices_are_refused() {
+    if !has_kvm("other_devices_are_refused") {
+        return;
+    }
+    let (mut first, ..) = machine();
+    first.boot(&elf::elf(COUNT), "", None).expect("boots");
+    let state = first.save().expect("saves");
+    for devices in [vec![], vec![DeviceConfig::Rng, DeviceConfig::Rng]] {
+        let backends = devices.iter().map(|_| Backend::Rng).collect();
+        let mut other = made(devices, backends).expect("a machine");
+        let refused = other.restore(&state).expect_err("other devices");
+        assert!(matches!(refused, RestoreError::OtherMachine { .. }), "{refused}");
+        assert!(refused.to_string().contains("02:00:00:00:00:01"), "{refused}");
+    }
+}
+
+#[test]
+fn every_prefix_and_every_flipped_byte_of_a_state_with_devices_is_refused() {
+    if !has_kvm("every_prefix_and_every_flipped_byte_of_a_state_with_devices_is_refused") {
+        return;
+    }
+    let (mut first, _net, port) = machine();
+    first.boot(&elf::elf(COUNT), "", None).expect("boots");
+    driver(&first, 1, 2).set_up(0);
+    port.inject(&frame(1)).expect("room");
+    let state = first.save().expect("saves");
+    let (mut second, ..) = machine();
+    for length in 0..state.len() {
+        assert!(matches!(second.restore(&state[..length]), Err(RestoreError::Decode(_))), "{length} bytes");
+    }
+    let mut flipped = state.clone();
+    for at in 0..state.len() {
+        flipped[at] ^= 0x41;
+        assert!(matches!(second.restore(&flipped), Err(RestoreError::Decode(_))), "byte {at}");
+        flipped[at] = state[at];
+    }
+    second.restore(&state).expect("the whole one is taken");
+}
