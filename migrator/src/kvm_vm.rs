@@ -7,7 +7,7 @@ use vmm::{Backing, CpuModel, GuestMemory, LandingArea, Vm, VmConfig};
 
 use crate::{
     pages::{GuestPages, PAGE_SIZE, PageNumber, PageRun, PageSet, RunBytes},
-    vm::{DestinationHost, DestinationVm, MissingPages, SourceVm, VmDescription, VmError},
+    vm::{DestinationHost, DestinationVm, MissingPages, Network, SourceVm, VmDescription, VmError},
 };
 
 /// The kind of machine, as descriptions name it.
@@ -93,6 +93,10 @@ impl SourceVm for KvmVm {
     fn first_pages(&self) -> Vec<PageNumber> {
         self.vm.first_pages().to_vec()
     }
+
+    fn network(&self) -> Option<Arc<dyn Network>> {
+        None
+    }
 }
 
 impl DestinationVm for KvmVm {
@@ -120,6 +124,10 @@ impl DestinationVm for KvmVm {
 
     fn load_state(&mut self, state: &[u8]) -> Result<(), VmError> {
         self.vm.restore(state).map_err(VmError::new("load the machine's state"))
+    }
+
+    fn network(&self) -> Option<Arc<dyn Network>> {
+        None
     }
 
     fn start(&mut self) -> Result<(), VmError> {

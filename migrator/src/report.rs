@@ -92,6 +92,9 @@ pub struct Report {
     pub pages_sent: u64,
     /// Those of them that were zero.
     pub zero_pages: u64,
+    /// Frames of the guest's network that came to the source when the guest had left, and were carried over.
+    #[serde(default)]
+    pub network_frames_carried: u64,
     /// The rounds made while the guest ran at the source.
     pub rounds: Vec<RoundReport>,
     /// What was pushed after the start, if pages were missing.
@@ -135,6 +138,7 @@ impl Report {
             bytes_sent: 0,
             pages_sent: 0,
             zero_pages: 0,
+            network_frames_carried: 0,
             rounds: Vec::new(),
             push: None,
             page_faults: FaultStatistics::default(),

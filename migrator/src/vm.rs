@@ -2,7 +2,7 @@
 //!
 //! [`crate::sim`] implements it without KVM, `kvm_vm.rs` over Ferry's own machine.
 
-use std::{error::Error, os::fd::BorrowedFd, sync::Arc};
+use std::{error::Error, os::fd::BorrowedFd, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -81,6 +81,9 @@ pub trait SourceVm: Send {
     /// If it cannot.
     fn resume(&mut self) -> Result<(), VmError>;
 
+    /// Its network on this host, if it has one: a handle of its own, for when the guest was given up.
+    fn network(&self) -> Option<Arc<dyn Network>>;
+
     /// All state but memory. Paused only. May dirty memory: take the dirty pages after it.
     ///
     /// # Errors
@@ -121,6 +124,9 @@ pub trait DestinationVm: Send {
     /// # Errors
     /// If the state does not fit this machine; nothing runs then.
     fn load_state(&mut self, state: &[u8]) -> Result<(), VmError>;
+
+    /// Its network on this host, if it has one.
+    fn network(&self) -> Option<Arc<dyn Network>>;
 
     /// Runs.
     ///
@@ -168,6 +174,38 @@ pub trait MissingPages: Send + Sync {
     /// # Errors
     /// Whatever the system says.
     fn unwatch(&self) -> Result<(), VmError>;
+}
+
+/// A guest's network on one host. Frames are bytes to the engine.
+///
+/// What the guest sends is sent by the side that took it from the guest, before the pause is complete. What is sent to
+/// the guest waits in the host's queue while the guest stands still.
+pub trait Network: Send + Sync {
+    /// Takes the next frame for a guest that was given up, into `frame`. Returns the guest's port and the frame's length;
+    /// `None` if no frame waits.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn take_frame(&self, frame: &mut [u8]) -> Result<Option<(u16, usize)>, VmError>;
+
+    /// Waits until a frame has come, at most this long.
+    fn wait(&self, at_most: Duration);
+
+    /// Hands a frame to the guest, after those handed to it before and ahead of any that comes to this host. Waits in
+    /// the machine while the guest does not run.
+    ///
+    /// # Errors
+    /// If the guest has no such port.
+    fn inject(&self, port: u16, frame: &[u8]) -> Result<(), VmError>;
+
+    /// Tells the network that the guest is on this host.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn announce(&self) -> Result<(), VmError>;
+
+    /// How long frames may still come to the old place after the announcement.
+    fn learning_time(&self) -> Duration;
 }
 
 /// A host that can make machines for VMs that want to come.

@@ -146,7 +146,8 @@ fn read(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
 
 /// A simulated guest's workload from `key=value` words.
 fn sim_workload(words: &[String]) -> anyhow::Result<SimWorkload> {
-    let mut workload = SimWorkload { seed: 1, working_set: 16384, rate: Some(10_000.0), zero_one_in: 0 };
+    let mut workload =
+        SimWorkload { seed: 1, working_set: 16384, rate: Some(10_000.0), zero_one_in: 0, network: false };
     for word in words {
         let (key, value) = word
             .split_once('=')

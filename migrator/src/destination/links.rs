@@ -21,6 +21,7 @@ const LINKS_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct DataLinks {
     pub bulk: Box<dyn Wire>,
     pub urgent: Option<Box<dyn Wire>>,
+    pub network: Option<Box<dyn Wire>>,
 }
 
 /// Waits for somebody who wants to migrate. Strangers are answered and forgotten.
@@ -44,8 +45,11 @@ pub(super) fn accept_data<V>(
     offer: &Offer,
 ) -> Result<DataLinks, ReceiveError<V>> {
     let deadline = Instant::now() + LINKS_PATIENCE;
-    let (mut bulk, mut urgent) = (None, None);
-    while bulk.is_none() || (offer.may_miss_pages && urgent.is_none()) {
+    let (mut bulk, mut urgent, mut network) = (None, None, None);
+    while bulk.is_none()
+        || (offer.may_miss_pages && urgent.is_none())
+        || (offer.has_network && network.is_none())
+    {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(ReceiveError::Accept(io::ErrorKind::TimedOut.into()));
@@ -57,6 +61,7 @@ pub(super) fn accept_data<V>(
                 match greeting.role {
                     Role::Bulk => bulk = Some(wire),
                     Role::Urgent => urgent = Some(wire),
+                    Role::Network => network = Some(wire),
                     Role::Control => {}
                 }
             }
@@ -64,7 +69,7 @@ pub(super) fn accept_data<V>(
         }
     }
     let bulk = bulk.ok_or_else(|| ReceiveError::Accept(io::ErrorKind::NotConnected.into()))?;
-    Ok(DataLinks { bulk, urgent })
+    Ok(DataLinks { bulk, urgent, network })
 }
 
 /// Exchanges greetings. Whoever is no Ferry of this version gets an answer that says who we are, and

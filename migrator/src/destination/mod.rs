@@ -15,6 +15,7 @@ mod arrivals;
 mod bulk;
 mod error;
 mod faults;
+mod inject;
 mod links;
 
 use std::{
@@ -36,6 +37,7 @@ use crate::{
 use arrivals::Arrivals;
 use bulk::BulkReceiver;
 use faults::FaultServer;
+use inject::Injector;
 
 type Control = ControlLink<FromDestination, FromSource>;
 
@@ -127,6 +129,7 @@ struct Prepared<V> {
     offer: Offer,
     bulk: BulkReceiver,
     faults: Option<FaultServer>,
+    injector: Option<Injector>,
     halt: Interrupt,
 }
 
@@ -144,9 +147,16 @@ impl<V: DestinationVm> Prepared<V> {
             }
             None => None,
         };
+        // A machine whose network the source does not know of hears nothing of the old one.
+        let injector = match (links.network, vm.network()) {
+            (Some(wire), Some(network)) => {
+                Some(Injector::spawn(wire, network).map_err(ReceiveError::Thread)?)
+            }
+            _ => None,
+        };
         let bulk =
             BulkReceiver::spawn(links.bulk, vm.pages(), offer.digest, halt).map_err(ReceiveError::Thread)?;
-        Ok(Prepared { vm, offer, bulk, faults, halt: halt.clone() })
+        Ok(Prepared { vm, offer, bulk, faults, injector, halt: halt.clone() })
     }
 
     fn receive(
@@ -160,8 +170,12 @@ impl<V: DestinationVm> Prepared<V> {
             let received = await_start(&mut control)?;
             arrivals.begin_running().map_err(|_| ReceiveError::Stopped)?;
             self.vm.start().map_err(ReceiveError::Start)?;
+            let elapsed = received.elapsed();
             control.wire().ignore_interrupt();
-            Ok((arrivals, received.elapsed()))
+            if let Some(injector) = &self.injector {
+                injector.announce();
+            }
+            Ok((arrivals, elapsed))
         });
         let (arrivals, start) = match start {
             Ok(started) => started,

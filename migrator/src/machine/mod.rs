@@ -23,7 +23,7 @@ use crate::kvm_vm::KvmVm;
 use crate::{
     pages::{GuestPages, PageNumber, PageSet},
     sim::SimVm,
-    vm::{DestinationVm, MissingPages, SourceVm, VmDescription, VmError},
+    vm::{DestinationVm, MissingPages, Network, SourceVm, VmDescription, VmError},
 };
 
 /// A machine of either kind.
@@ -82,6 +82,10 @@ impl SourceVm for Machine {
     fn first_pages(&self) -> Vec<PageNumber> {
         whichever!(self, vm => vm.first_pages())
     }
+
+    fn network(&self) -> Option<Arc<dyn Network>> {
+        whichever!(self, vm => SourceVm::network(&**vm))
+    }
 }
 
 impl DestinationVm for Machine {
@@ -103,6 +107,10 @@ impl DestinationVm for Machine {
 
     fn load_state(&mut self, state: &[u8]) -> Result<(), VmError> {
         whichever!(self, vm => vm.load_state(state))
+    }
+
+    fn network(&self) -> Option<Arc<dyn Network>> {
+        whichever!(self, vm => DestinationVm::network(&**vm))
     }
 
     fn start(&mut self) -> Result<(), VmError> {

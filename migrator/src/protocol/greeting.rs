@@ -24,6 +24,8 @@ pub enum Role {
     Bulk = 2,
     /// Page requests and their answers.
     Urgent = 3,
+    /// Frames of the guest's network.
+    Network = 4,
 }
 
 /// Who opens or answers a link.
@@ -95,8 +97,9 @@ impl Greeting {
         if wire.version.get() != VERSION {
             return Err(GreetingError::Version { theirs: wire.version.get() });
         }
-        let role =
-            [Role::Control, Role::Bulk, Role::Urgent].into_iter().find(|&role| role as u8 == wire.role);
+        let role = [Role::Control, Role::Bulk, Role::Urgent, Role::Network]
+            .into_iter()
+            .find(|&role| role as u8 == wire.role);
         Ok(Greeting { migration: wire.migration, role: role.ok_or(GreetingError::Role(wire.role))? })
     }
 

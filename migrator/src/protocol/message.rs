@@ -77,6 +77,8 @@ pub struct Offer {
     pub bulk_links: u8,
     /// Pages may be missing when the guest starts: the destination must be able to serve faults.
     pub may_miss_pages: bool,
+    /// The guest has a network, whose frames are carried over: a link for them will be opened.
+    pub has_network: bool,
     /// Pages will be received into memory directly: back it before they come.
     pub populate: bool,
     /// Keep a digest of pages as they are installed.

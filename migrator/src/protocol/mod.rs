@@ -36,6 +36,7 @@ mod codec;
 mod frame;
 mod greeting;
 mod message;
+mod network;
 
 pub use codec::{ControlLink, MAX_MESSAGE_BYTES, MessageError, decode_message, encode_message};
 pub use frame::{
@@ -46,3 +47,4 @@ pub use greeting::{GREETING_BYTES, Greeting, GreetingError, MigrationId, Role, V
 pub use message::{
     FaultStatistics, FromDestination, FromSource, LoadTimes, MAX_PAGES_ALONG, Missing, Offer, StateMessage,
 };
+pub use network::{MAX_NETWORK_FRAME_BYTES, NETWORK_HEADER_BYTES, NetworkFrameTooLong, NetworkHeader};

@@ -17,6 +17,8 @@ pub struct SimWorkload {
     pub rate: Option<f64>,
     /// One page in so many holds zeros at first; 0 for none.
     pub zero_one_in: u64,
+    /// It has a network, on which frames come while it stands still.
+    pub network: bool,
 }
 
 /// What the guest knows: its state, but for memory.
@@ -28,6 +30,10 @@ pub struct SimGuest {
     sequences: Vec<u32>,
     /// How often the state was saved: a device writes it to a page of its own each time.
     pub(super) saves: u32,
+    /// Frames that its network brought it, in order: the number of the next.
+    pub next_frame: u64,
+    /// Frames that never came.
+    pub frames_lost: u64,
     /// Steps made.
     pub steps: u64,
     /// Pages found that did not hold what was last written there.
@@ -78,6 +84,8 @@ impl SimGuest {
             random: workload.seed,
             sequences: vec![0; working_set as usize],
             saves: 0,
+            next_frame: 0,
+            frames_lost: 0,
             steps: 0,
             errors: 0,
             first_error: None,
@@ -129,6 +137,16 @@ impl SimGuest {
             self.found(page);
         }
         Ok(())
+    }
+
+    /// A frame came. One that came before, or was overtaken, is an error; those left out were lost on the way.
+    pub(super) fn receive_frame(&mut self, number: u64) {
+        if number < self.next_frame {
+            self.errors += 1;
+            return;
+        }
+        self.frames_lost += number - self.next_frame;
+        self.next_frame = number + 1;
     }
 
     fn found(&mut self, page: u64) {

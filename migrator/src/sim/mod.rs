@@ -12,6 +12,7 @@ mod guest;
 mod link;
 mod memory;
 mod missing;
+mod network;
 mod vm;
 
 pub use guest::{SimGuest, SimWorkload};

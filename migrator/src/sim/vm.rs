@@ -16,10 +16,11 @@ use super::{
     guest::{CLOCK_PAGE, DEVICE_PAGE, SimGuest, SimWorkload, World, next},
     memory::SimMemory,
     missing::SimMissing,
+    network::{self, FRAMES_A_PAUSE, SimNetwork},
 };
 use crate::{
     pages::{GuestPages, PAGE_SIZE, PageNumber, PageRun, PageSet, RunBytes},
-    vm::{DestinationHost, DestinationVm, MissingPages, SourceVm, VmDescription, VmError},
+    vm::{DestinationHost, DestinationVm, MissingPages, Network, SourceVm, VmDescription, VmError},
 };
 
 /// The kind of machine, as descriptions name it.
@@ -74,6 +75,7 @@ impl SimObserver {
 }
 
 struct Shared {
+    network: SimNetwork,
     memory: Arc<SimMemory>,
     missing: Arc<SimMissing>,
     machine: Mutex<Machine>,
@@ -116,7 +118,13 @@ impl SimVm {
         let memory = Arc::new(SimMemory::new(page_count).map_err(VmError::new("map memory"))?);
         let missing = Arc::new(SimMissing::new(memory.clone()).map_err(VmError::new("watch memory"))?);
         let machine = Mutex::new(Machine { guest: None, log: None, running: false, ended: false });
-        let shared = Arc::new(Shared { memory, missing, machine, looks: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            network: SimNetwork::default(),
+            memory,
+            missing,
+            machine,
+            looks: AtomicU64::new(0),
+        });
         Ok(SimVm { name: name.to_owned(), shared, thread: None, faults: BTreeMap::new() })
     }
 
@@ -154,6 +162,16 @@ impl SimVm {
         SimObserver(self.shared.clone())
     }
 
+    /// The number of the next frame that will be sent to the guest: how many were, if it has a network.
+    pub fn frames_sent(&self) -> u64 {
+        self.shared.network.lock().next
+    }
+
+    /// How often the network was told that the guest is here.
+    pub fn announcements(&self) -> u32 {
+        self.shared.network.lock().announcements
+    }
+
     fn trip(&mut self, fault: Fault, operation: &'static str) -> Result<(), VmError> {
         match self.faults.get_mut(&fault) {
             Some(0) => {
@@ -186,6 +204,20 @@ impl SimVm {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_network(&self) -> bool {
+        self.lock().guest.as_ref().is_some_and(|guest| guest.workload.network)
+    }
+
+    /// The guest runs: it gets what has come meanwhile.
+    fn deliver_frames(&self) {
+        let mut machine = self.lock();
+        let Some(guest) = &mut machine.guest else { return };
+        let mut network = self.network.lock();
+        let backlog = std::mem::take(&mut network.backlog);
+        let frames = backlog.into_iter().chain(network.waiting.drain(..));
+        frames.for_each(|number| guest.receive_frame(number));
     }
 
     /// A guest in real time: makes the steps that are due, until the machine is dropped.
@@ -260,6 +292,36 @@ impl GuestPages for Shared {
     }
 }
 
+impl Network for Shared {
+    fn take_frame(&self, frame: &mut [u8]) -> Result<Option<(u16, usize)>, VmError> {
+        Ok(self.network.lock().take().map(|number| (0, network::encode(number, frame))))
+    }
+
+    fn wait(&self, at_most: Duration) {
+        thread::sleep(at_most);
+    }
+
+    fn inject(&self, _: u16, frame: &[u8]) -> Result<(), VmError> {
+        let Some(number) = network::decode(frame) else { return Ok(()) };
+        let mut machine = self.lock();
+        let running = machine.running;
+        match machine.guest.as_mut().filter(|_| running) {
+            Some(guest) => guest.receive_frame(number),
+            None => self.network.lock().backlog.push(number),
+        }
+        Ok(())
+    }
+
+    fn announce(&self) -> Result<(), VmError> {
+        self.network.lock().announcements += 1;
+        Ok(())
+    }
+
+    fn learning_time(&self) -> Duration {
+        Duration::from_micros(200)
+    }
+}
+
 impl SourceVm for SimVm {
     fn describe(&self) -> VmDescription {
         let workload = self.shared.lock().guest.as_ref().map(|guest| guest.workload);
@@ -299,12 +361,21 @@ impl SourceVm for SimVm {
 
     fn pause(&mut self) -> Result<(), VmError> {
         self.trip(Fault::Pause, "pause")?;
-        self.shared.lock().running = false;
+        let mut machine = self.shared.lock();
+        machine.running = false;
+        if let Some(guest) = machine.guest.as_ref().filter(|guest| guest.workload.network) {
+            self.shared.network.lock().send_to_guest(guest.next_frame, FRAMES_A_PAUSE);
+        }
         Ok(())
     }
 
     fn resume(&mut self) -> Result<(), VmError> {
+        self.shared.deliver_frames();
         self.run()
+    }
+
+    fn network(&self) -> Option<Arc<dyn Network>> {
+        self.shared.has_network().then(|| self.shared.clone() as Arc<dyn Network>)
     }
 
     fn save_state(&mut self) -> Result<Vec<u8>, VmError> {
@@ -360,9 +431,14 @@ impl DestinationVm for SimVm {
         Ok(())
     }
 
+    fn network(&self) -> Option<Arc<dyn Network>> {
+        self.shared.has_network().then(|| self.shared.clone() as Arc<dyn Network>)
+    }
+
     fn start(&mut self) -> Result<(), VmError> {
         self.trip(Fault::Start, "start")?;
         self.run()?;
+        self.shared.deliver_frames();
         if self.thread.is_none() {
             // A repeatable guest makes its first steps here at once, whatever is missing.
             let shared = self.shared.clone();

@@ -11,6 +11,7 @@
 //! to start it and the answer nobody here can know which side runs: that is [`Outcome::Unknown`],
 //! and this side keeps the guest paused and its memory whole.
 
+mod carry;
 mod error;
 mod open;
 mod push;
@@ -36,6 +37,7 @@ use crate::{
     urgent::{Priority, set_priority},
     vm::SourceVm,
 };
+use carry::Carrier;
 use push::PageServer;
 
 /// The control link as the source holds it.
@@ -59,6 +61,7 @@ pub struct Migration<'vm> {
     pub(crate) control: Control,
     pub(crate) bulk: PageStream,
     pub(crate) server: Option<PageServer>,
+    pub(crate) carrier: Option<Carrier>,
     /// What the server sent, once it has ended.
     served: Sent,
     pub(crate) options: Options,
@@ -157,6 +160,13 @@ impl Migration<'_> {
         }
     }
 
+    /// The destination runs the guest, and has told the network so.
+    pub(crate) fn announced(&self) {
+        if let Some(carrier) = &self.carrier {
+            carrier.announced();
+        }
+    }
+
     /// What follows the handover: push and serve what is missing, until the destination has all.
     fn complete(&mut self, handover: Handover) -> Result<Completion, MigrateError> {
         let server = self.server.take();
@@ -205,6 +215,9 @@ impl Migration<'_> {
                 }
                 report.fail(outcome, error);
             }
+        }
+        if let Some(carrier) = self.carrier.take() {
+            report.network_frames_carried = carrier.finish();
         }
         // Whatever happened, nobody harvests the log any more.
         if let Err(error) = self.vm.stop_dirty_log() {

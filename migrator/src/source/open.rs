@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Control, Duty, MigrateError, Migration, push::PageServer, send};
+use super::{Control, Duty, MigrateError, Migration, carry::Carrier, push::PageServer, send};
 use crate::{
     options::{Options, Verify},
     pages::{PageStream, Sent},
@@ -71,6 +71,10 @@ impl<'vm> Migration<'vm> {
             true => Some(PageServer::spawn(links.open(Role::Urgent)?, pages.clone()).map_err(send)?),
             false => None,
         };
+        let carrier = match vm.network() {
+            Some(network) => Some(Carrier::spawn(links.open(Role::Network)?, network).map_err(send)?),
+            None => None,
+        };
         control.wire().set_patience(Some(ANSWER_PATIENCE));
         let fixed = Fixed { pause_and_save, load, round_trip: probe(&mut control)? };
         timeline.ready = Some(Instant::now());
@@ -81,6 +85,7 @@ impl<'vm> Migration<'vm> {
             control,
             bulk,
             server,
+            carrier,
             served: Sent::default(),
             options: options.clone(),
             progress: progress.clone(),
@@ -156,6 +161,7 @@ fn offer(
         vm: vm.describe(),
         bulk_links: 1,
         may_miss_pages: needs.missing_pages,
+        has_network: vm.network().is_some(),
         populate: !needs.missing_pages,
         // What is missing at the start can only be compared as it was installed.
         digest: match options.verify {

@@ -121,11 +121,15 @@ impl Migration<'_> {
         self.duty = Duty::InDoubt;
         self.control.send(&FromSource::Start)?;
         let start_sent = Instant::now();
+        if let Some(carrier) = &self.carrier {
+            carrier.begin();
+        }
         let start = match self.control.receive()? {
             FromDestination::Running { start_us } => Duration::from_micros(start_us),
             other => return Err(MigrateError::unexpected(other)),
         };
         self.duty = Duty::Destination;
+        self.announced();
         self.timeline.switchover = Some(Switchover {
             begin,
             paused,

@@ -1,6 +1,6 @@
 //! One migration between two simulated machines, and what must hold after it, however it went.
 
-use std::{sync::Arc, thread};
+use std::{sync::Arc, thread, time::Duration};
 
 use migrator::{
     destination::{Arrival, ReceiveError, receive},
@@ -67,6 +67,7 @@ pub fn workload(seed: u64) -> SimWorkload {
         working_set: 40 + seed % 200,
         rate: None,
         zero_one_in: [0, 3, 10][(seed % 3) as usize],
+        network: seed.is_multiple_of(2),
     }
 }
 
@@ -78,6 +79,21 @@ pub fn boot(seed: u64) -> SimVm {
 pub fn assert_memory_right(vm: &SimVm, context: &str) {
     let guest = vm.check().expect("a guest that does not wait for pages");
     assert_eq!(guest.errors, 0, "{context}: page {:?} is lost or stale", guest.first_error);
+}
+
+/// Asserts that every frame sent to the guest reaches it, at whichever host it came to, and that the network was told.
+pub fn assert_no_frame_lost(source_sent: u64, arrived: &SimVm, context: &str) {
+    // What is carried over after the start comes on a thread of its own.
+    let has_all = || arrived.guest().is_some_and(|guest| guest.next_frame >= source_sent);
+    for _ in 0..10_000 {
+        if has_all() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    let guest = arrived.guest().expect("a guest");
+    assert_eq!((guest.next_frame, guest.frames_lost, guest.errors), (source_sent, 0, 0), "{context}");
+    assert!(arrived.announcements() > 0, "{context}: nobody was told");
 }
 
 impl Tried {

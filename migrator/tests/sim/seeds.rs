@@ -1,6 +1,6 @@
 //! Every strategy, a thousand seeds each: the guest arrives, runs on, and every page is right.
 
-use crate::one_guest::{Try, boot};
+use crate::one_guest::{Try, assert_no_frame_lost, boot, workload};
 use migrator::{options::Verify, report::Outcome, strategy::Strategy};
 
 const SEEDS: u64 = 1000;
@@ -17,8 +17,13 @@ fn every_seed(strategy: Strategy) {
         assert_eq!(tried.report.outcome, Outcome::Completed, "{context}: {:?}", tried.report.error);
         assert_eq!(tried.report.verified, (verify != Verify::No).then_some(true), "{context}");
         let steps = source.guest().expect("a guest").steps;
+        let (carried, frames_sent) = (tried.report.network_frames_carried, source.frames_sent());
         let arrived = tried.assert_one_guest(source, &context).expect("it arrived");
         assert!(arrived.guest().expect("a guest").steps > steps, "{context}: it runs on");
+        if workload(seed).network {
+            assert!(carried > 0, "{context}: frames came while it stood still");
+            assert_no_frame_lost(frames_sent, &arrived, &context);
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use crate::{
 };
 
 fn daemon() -> Arc<Daemon> {
-    let workload = SimWorkload { seed: 1, working_set: 8, rate: Some(1000.0), zero_one_in: 0 };
+    let workload =
+        SimWorkload { seed: 1, working_set: 8, rate: Some(1000.0), zero_one_in: 0, network: false };
     let vm = SimVm::boot("vm", 64, workload).unwrap();
     let machine = Machine::Simulated(Box::new(vm));
     Daemon::with_machine("vm", machine, Facts::default(), Arc::<ConsoleLog>::default())
