@@ -30,6 +30,9 @@ mod config;
 mod cpu;
 mod devices;
 mod event;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod host;
 mod kvm;
 mod memory;

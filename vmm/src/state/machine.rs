@@ -17,7 +17,7 @@ pub(crate) const CHIPS: usize = 3;
 
 /// The sections, in the order in which they are written. A section whose payload changes gets a new version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Machine,
     Clock,
     Chip,
@@ -28,7 +28,7 @@ enum Kind {
     Rng,
 }
 
-const KINDS: [(Kind, Name, u16); 8] = [
+pub(super) const KINDS: [(Kind, Name, u16); 8] = [
     (Kind::Machine, Name(*b"machine\0"), 2),
     (Kind::Clock, Name(*b"clock\0\0\0"), 1),
     (Kind::Chip, Name(*b"irqchip\0"), 1),

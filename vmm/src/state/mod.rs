@@ -14,6 +14,8 @@
 //! - `section`: the frame, without meaning;
 //! - `machine`: which sections there are and what is in them.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod machine;
 mod section;
 

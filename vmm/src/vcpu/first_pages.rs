@@ -113,9 +113,9 @@ mod tests {
         let mut pages = Vec::new();
         add_registers(&memory, &regs, &sregs, &mut pages);
         pages.sort_unstable();
-        assert_eq!(pages, [0, 0x8, 0x100, 0x200, 0x300, 0x400, 0x777]);
+        assert_eq!(pages, [0, 0x7, 0x8, 0x9, 0x100, 0x200, 0x300, 0x400, 0x777]);
         sregs.cr3 = u64::MAX;
         add_registers(&memory, &regs, &sregs, &mut pages);
-        assert_eq!(pages.len(), 7, "tables outside memory lead nowhere");
+        assert_eq!(pages.len(), 9, "tables outside memory lead nowhere");
     }
 }

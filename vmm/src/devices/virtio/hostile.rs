@@ -15,6 +15,7 @@ use super::function::Function;
 use super::interrupt::Interrupt;
 use super::net::{MacAddress, Net, Tap};
 use super::rng::Rng;
+use super::state::{DeviceState, FunctionState};
 use super::transport::{Turn, VirtioDevice};
 use crate::config::Backing;
 use crate::devices::bus::Device;
@@ -206,6 +207,27 @@ pub(crate) fn net(script: &[u8]) {
             _ => drop(outside.send(frame)),
         }
     });
+}
+
+/// A state that came from anywhere, loaded into a device of its kind if that takes it.
+pub(crate) fn load(state: &DeviceState) {
+    let memory = Arc::new(GuestMemory::new(MEMORY_BYTES, Backing::Anonymous).expect("memory"));
+    let control = Arc::new(EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd"));
+    let (inside, _outside) = UnixDatagram::pair().expect("a pair");
+    let function: Box<dyn Function> = match &state.function {
+        FunctionState::Net(_) => {
+            let mac = MacAddress([2, 0, 0, 0, 0, 1]);
+            Box::new(Net::new(Tap::of_socket(inside), mac, Arc::clone(&control)).0)
+        }
+        FunctionState::Rng => Box::new(Rng),
+    };
+    let device = VirtioDevice::new(memory, Interrupt::new(None), control, function).expect("a device");
+    if device.check(state).is_ok() {
+        device.restore(state);
+        assert_eq!(&device.save(), state, "what was loaded is saved");
+        device.open(true);
+        work(&device);
+    }
 }
 
 /// A source of random bytes' hostile driver.

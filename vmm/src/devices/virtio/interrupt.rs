@@ -16,6 +16,9 @@ pub(super) struct Interrupt {
 }
 
 impl Interrupt {
+    /// All reasons to interrupt.
+    pub(super) const BITS: u32 = VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG;
+
     pub(super) fn new(line: Option<InterruptLine>) -> Interrupt {
         Interrupt { status: AtomicU32::new(0), line }
     }
@@ -42,7 +45,7 @@ impl Interrupt {
     }
 
     pub(super) fn set_status(&self, status: u32) {
-        self.status.store(status & (VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG), Ordering::SeqCst);
+        self.status.store(status & Interrupt::BITS, Ordering::SeqCst);
     }
 
     pub(super) fn acknowledge(&self, bits: u32) {

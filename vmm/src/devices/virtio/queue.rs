@@ -66,6 +66,9 @@ impl VirtQueue {
     }
 
     pub(super) fn save(&self) -> QueueRegisters {
+        if !self.registers.ready {
+            return self.registers;
+        }
         QueueRegisters {
             next_available: self.queue.next_avail(),
             next_used: self.queue.next_used(),

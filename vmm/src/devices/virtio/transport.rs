@@ -160,10 +160,13 @@ impl VirtioDevice {
     /// Whether a state can be this device's. Touches no guest memory.
     pub(super) fn check(&self, state: &DeviceState) -> Result<(), FunctionStateError> {
         let core = self.lock();
-        let TransportState { registers, queues, .. } = &state.transport;
+        let TransportState { registers, interrupt_status, queues } = &state.transport;
         let impossible = |what| Err(FunctionStateError::Impossible { what });
         if !registers.is_possible(core.offered()) {
             return impossible("features or a status that this device does not have");
+        }
+        if interrupt_status & !Interrupt::BITS != 0 {
+            return impossible("an interrupt that no device raises");
         }
         if queues.len() != core.queues.len() {
             return impossible("another number of queues");

@@ -265,6 +265,9 @@ impl Function for Net {
 
     fn check(&self, state: &FunctionState) -> Result<(), FunctionStateError> {
         match state {
+            FunctionState::Net(NetState { address: Some([0, 0, 0, 0]), .. }) => {
+                Err(FunctionStateError::Impossible { what: "0.0.0.0 as the guest's address" })
+            }
             FunctionState::Net(state) => state.waiting.check(),
             FunctionState::Rng => Err(FunctionStateError::Kind),
         }
