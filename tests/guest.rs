@@ -19,7 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// If it does not come up.
 pub fn boot(memory_bytes: u64, vcpus: u8, options: &str) -> KvmVm {
     let config = VmConfig { memory_bytes, vcpus, backing: Backing::Anonymous, devices: Vec::new() };
-    let mut vm = KvmVm::new("pulse", &config, &CpuModel::host().expect("a CPU")).expect("a machine");
+    let mut vm =
+        KvmVm::new("pulse", &config, &CpuModel::host().expect("a CPU"), Vec::new()).expect("a machine");
     let line = format!("pulse vcpus={vcpus} {options}");
     vm.machine_mut().boot(pulse::IMAGE, &line, None).expect("pulse boots");
     vm.machine_mut().start();

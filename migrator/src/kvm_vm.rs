@@ -1,9 +1,13 @@
 //! Ferry's own machine behind the engine's seam: the only file here that knows `vmm`.
 
-use std::{os::fd::AsFd, os::fd::BorrowedFd, sync::Arc};
+use std::{os::fd::AsFd, os::fd::BorrowedFd, sync::Arc, time::Duration};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
-use vmm::{Backing, CpuModel, GuestMemory, LandingArea, Vm, VmConfig};
+use vmm::{
+    Backend, Backing, CpuModel, DeviceConfig, GuestMemory, InjectError, LandingArea, NetPort, Tap, Vm,
+    VmConfig,
+};
 
 use crate::{
     pages::{GuestPages, PAGE_SIZE, PageNumber, PageRun, PageSet, RunBytes},
@@ -24,15 +28,21 @@ pub struct KvmVm {
 #[derive(Serialize, Deserialize)]
 struct Machine {
     cpu: CpuModel,
+    devices: Vec<DeviceConfig>,
 }
 
 impl KvmVm {
-    /// A machine with nothing in it.
+    /// A machine with nothing in it; `backends` are what its devices need of this host, in their order.
     ///
     /// # Errors
     /// Whatever `vmm` says.
-    pub fn new(name: &str, config: &VmConfig, cpu: &CpuModel) -> Result<KvmVm, VmError> {
-        let vm = Vm::new(config, cpu, Vec::new()).map_err(VmError::new("make a machine"))?;
+    pub fn new(
+        name: &str,
+        config: &VmConfig,
+        cpu: &CpuModel,
+        backends: Vec<Backend>,
+    ) -> Result<KvmVm, VmError> {
+        let vm = Vm::new(config, cpu, backends).map_err(VmError::new("make a machine"))?;
         let pages = Arc::new(KvmPages(vm.memory().clone()));
         Ok(KvmVm { name: name.to_owned(), vm, pages })
     }
@@ -50,7 +60,8 @@ impl KvmVm {
 
 impl SourceVm for KvmVm {
     fn describe(&self) -> VmDescription {
-        let machine = postcard::to_stdvec(&Machine { cpu: self.vm.cpu().clone() });
+        let (cpu, devices) = (self.vm.cpu().clone(), self.vm.config().devices.clone());
+        let machine = postcard::to_stdvec(&Machine { cpu, devices });
         VmDescription {
             name: self.name.clone(),
             kind: KIND.to_owned(),
@@ -95,7 +106,7 @@ impl SourceVm for KvmVm {
     }
 
     fn network(&self) -> Option<Arc<dyn Network>> {
-        None
+        network(&self.vm)
     }
 }
 
@@ -127,12 +138,63 @@ impl DestinationVm for KvmVm {
     }
 
     fn network(&self) -> Option<Arc<dyn Network>> {
-        None
+        network(&self.vm)
     }
 
     fn start(&mut self) -> Result<(), VmError> {
         self.vm.start();
         Ok(())
+    }
+}
+
+fn network(vm: &Vm) -> Option<Arc<dyn Network>> {
+    let ports = vm.network();
+    (!ports.is_empty()).then(|| Arc::new(KvmNetwork(ports)) as Arc<dyn Network>)
+}
+
+/// The machine's network cards, by their numbers.
+struct KvmNetwork(Vec<NetPort>);
+
+/// A bridge learns from the first frame, a chain of switches from as many; what was under way then has come after this.
+const LEARNING_TIME: Duration = Duration::from_millis(50);
+
+impl Network for KvmNetwork {
+    fn take_frame(&self, frame: &mut [u8]) -> Result<Option<(u16, usize)>, VmError> {
+        for (number, port) in self.0.iter().enumerate() {
+            let taken = port.take_frame(frame).map_err(VmError::new("take a frame from the tap"))?;
+            if let Some(len) = taken {
+                return Ok(Some((number as u16, len)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn wait(&self, at_most: Duration) {
+        let mut fds: Vec<_> = self.0.iter().map(|port| PollFd::new(port, PollFlags::IN)).collect();
+        let timeout = Timespec { tv_sec: 0, tv_nsec: at_most.as_nanos().min(999_999_999) as i64 };
+        // Whatever it says, whoever waits looks for frames next.
+        poll(&mut fds, Some(&timeout)).ok();
+    }
+
+    fn inject(&self, port: u16, frame: &[u8]) -> Result<(), VmError> {
+        let inject = "hand a frame to the guest";
+        let card = self.0.get(usize::from(port)).ok_or_else(|| {
+            let source = format!("it has no network card {port}");
+            VmError { operation: inject, source: source.into() }
+        })?;
+        // A guest that takes no frames loses them as it would from a wire.
+        card.inject(frame).or_else(|error| match error {
+            InjectError::Full => Ok(()),
+            error @ InjectError::Length { .. } => Err(VmError::new(inject)(error)),
+        })
+    }
+
+    fn announce(&self) -> Result<(), VmError> {
+        self.0.iter().try_for_each(NetPort::announce).map_err(VmError::new("announce the guest's address"))
+    }
+
+    fn learning_time(&self) -> Duration {
+        LEARNING_TIME
     }
 }
 
@@ -229,10 +291,35 @@ impl MissingPages for KvmMissing {
 }
 
 /// Makes KVM machines.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct KvmHost {
     /// What holds the memory of the machines it makes.
     pub backing: Backing,
+    /// Names of taps, one for each network card of a machine, in their order.
+    pub taps: Vec<String>,
+}
+
+impl KvmHost {
+    /// What these devices need of this host.
+    fn backends(&self, devices: &[DeviceConfig]) -> Result<Vec<Backend>, VmError> {
+        let cards = devices.iter().filter(|device| matches!(device, DeviceConfig::Net { .. })).count();
+        if cards != self.taps.len() {
+            return Err(VmError::new("connect its network")(format!(
+                "it has {cards} network cards and {} taps were given here: start `ferry receive` with --net tap=NAME \
+                 for each card",
+                self.taps.len()
+            )));
+        }
+        let mut taps = self.taps.iter();
+        let backend = |device: &DeviceConfig| match device {
+            DeviceConfig::Net { .. } => {
+                let name = taps.next().expect("as many taps as cards");
+                Tap::open(name).map(Backend::Net).map_err(VmError::new("connect its network"))
+            }
+            DeviceConfig::Rng => Ok(Backend::Rng),
+        };
+        devices.iter().map(backend).collect()
+    }
 }
 
 impl DestinationHost for KvmHost {
@@ -250,8 +337,10 @@ impl DestinationHost for KvmHost {
             postcard::from_bytes(&vm.machine).map_err(VmError::new("read the machine's description"))?;
         machine.cpu.check_runs_here().map_err(VmError::new("give the guest the CPU it had"))?;
         let memory_bytes = vm.page_count.saturating_mul(PAGE_SIZE as u64);
-        let config = VmConfig { memory_bytes, vcpus: vm.vcpus, backing: self.backing, devices: Vec::new() };
-        KvmVm::new(&vm.name, &config, &machine.cpu)
+        let backends = self.backends(&machine.devices)?;
+        let config =
+            VmConfig { memory_bytes, vcpus: vm.vcpus, backing: self.backing, devices: machine.devices };
+        KvmVm::new(&vm.name, &config, &machine.cpu, backends)
     }
 
     fn check_missing_pages(&self, _: &VmDescription) -> Result<(), VmError> {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
+use super::devices::Devices;
 use crate::{
     daemon::Facts,
     machine::{Backing, Machine},
@@ -30,6 +31,8 @@ pub struct Guest {
     pub vcpus: u8,
     /// What holds the memory.
     pub backing: Backing,
+    /// Devices beside the console.
+    pub devices: Devices,
 }
 
 impl Guest {
@@ -72,6 +75,9 @@ impl Guest {
         if self.command_line.is_some() {
             bail!("a simulated guest has no command line: write its options as key=value");
         }
+        if !self.devices.nets.is_empty() || self.devices.rng {
+            bail!("a simulated guest has no devices: leave --net and --rng out");
+        }
         let workload = sim_workload(&self.words)?;
         check_memory_is_free(self.memory_bytes)?;
         let vm =
@@ -101,14 +107,15 @@ impl Guest {
         use crate::kvm_vm::{self, KvmVm};
         let (image, kernel, command_line) = self.kernel()?;
         let initrd = self.initrd.as_ref().map(|path| read(path)).transpose()?;
+        let (devices, backends) = self.devices(name)?;
         let config = vmm::VmConfig {
             memory_bytes: self.memory_bytes,
             vcpus: self.vcpus,
             backing: self.backing.into(),
-            devices: Vec::new(),
+            devices,
         };
         let cpu = vmm::CpuModel::host()?;
-        let mut vm = KvmVm::new(name, &config, &cpu)?;
+        let mut vm = KvmVm::new(name, &config, &cpu, backends)?;
         // Before the guest's first instruction, so that none of its words is lost.
         vm.machine().console().set_output(console);
         vm.machine_mut().boot(&kernel, &command_line, initrd.as_deref()).context(format!("boot {image}"))?;
@@ -122,6 +129,25 @@ impl Guest {
             ..self.facts()
         };
         Ok((Machine::Kvm(Box::new(vm)), facts))
+    }
+
+    /// Its virtio devices, and what they need of this host.
+    #[cfg(feature = "kvm")]
+    fn devices(&self, name: &str) -> anyhow::Result<(Vec<vmm::DeviceConfig>, Vec<vmm::Backend>)> {
+        let (mut devices, mut backends) = (Vec::new(), Vec::new());
+        for (number, net) in self.devices.nets.iter().enumerate() {
+            let mac = match &net.mac {
+                Some(typed) => typed.parse()?,
+                None => super::devices::mac_of(name, number),
+            };
+            devices.push(vmm::DeviceConfig::Net { mac });
+            backends.push(vmm::Backend::Net(vmm::Tap::open(&net.tap)?));
+        }
+        if self.devices.rng {
+            devices.push(vmm::DeviceConfig::Rng);
+            backends.push(vmm::Backend::Rng);
+        }
+        Ok((devices, backends))
     }
 
     /// The kernel's name, bytes and command line.

@@ -5,6 +5,7 @@ mod background;
 mod bench;
 mod boot;
 mod console;
+mod devices;
 mod doctor;
 mod ending;
 mod help;

@@ -7,11 +7,12 @@ use clap::Args;
 
 use super::{
     background::{self, Background},
+    devices::HostDevices,
     ending, terminal,
 };
 use crate::{
     daemon::{ConsoleLog, Daemon, Receiver, Registry, receive_one, serve},
-    machine::Backing,
+    machine::{Backing, HostShare},
     transport::{Address, Interrupt},
 };
 
@@ -31,6 +32,8 @@ pub struct Receive {
     /// What holds the VM's memory
     #[arg(long, value_enum, default_value_t)]
     backing: Backing,
+    #[command(flatten)]
+    devices: HostDevices,
     /// Give up after one failed try
     #[arg(long)]
     once: bool,
@@ -47,7 +50,8 @@ pub struct Receive {
 const EXAMPLES: &str = "\
 Examples:
   ferry receive tcp://0.0.0.0:7800
-  ferry receive tcp://127.0.0.1:0 --name db --detach";
+  ferry receive tcp://127.0.0.1:0 --name db --detach
+  ferry receive tcp://0.0.0.0:7800 --net tap=ferry1";
 
 impl Receive {
     /// Runs the VM that comes to its end.
@@ -78,7 +82,8 @@ impl Receive {
         };
         let receiver = {
             let (daemon, interrupt) = (daemon.clone(), interrupt.clone());
-            move || receive_one(&daemon, acceptor, self.backing, self.once, &interrupt, &mut user)
+            let share = HostShare { backing: self.backing, taps: self.devices.taps };
+            move || receive_one(&daemon, acceptor, &share, self.once, &interrupt, &mut user)
         };
         thread::Builder::new().name("receive".to_owned()).spawn(receiver).context("start a thread")?;
         let end = serve(&daemon, claim, self.name.is_none())?;

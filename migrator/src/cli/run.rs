@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
 
-use super::{background::Background, boot::Guest, ending, terminal, units};
+use super::{background::Background, boot::Guest, devices::Devices, ending, terminal, units};
 use crate::{
     daemon::{ConsoleLog, Daemon, Registry, serve},
     machine::Backing,
@@ -43,6 +43,8 @@ pub struct Run {
     /// What holds its memory
     #[arg(long, value_enum, default_value_t)]
     backing: Backing,
+    #[command(flatten)]
+    devices: Devices,
     /// Run in the background; prints the name
     #[arg(long, short)]
     detach: bool,
@@ -58,11 +60,12 @@ Examples:
   ferry run pulse
   ferry run pulse working-set=64MiB rate=10000 --memory 1GiB --vcpus 2
   ferry run pulse --detach --name db
+  ferry run pulse net=10.0.0.2/24 --net tap=ferry0
   ferry run sim
   ferry run --kernel vmlinux --initrd initrd --cmdline console=ttyS0
 
 Options of pulse: fill=random|zeros|text, fill-bytes=SIZE, working-set=SIZE, rate=PAGES|max,
-pattern=random|sequential|hot-cold, idle=spin|halt, seed=N, check=SECONDS.";
+pattern=random|sequential|hot-cold, idle=spin|halt, seed=N, check=SECONDS, net=ADDRESS/PREFIX[,gw=ADDRESS].";
 
 impl Run {
     /// Runs the guest to its end.
@@ -81,6 +84,7 @@ impl Run {
             memory_bytes: self.memory,
             vcpus: self.vcpus,
             backing: self.backing,
+            devices: self.devices,
         };
         let claim = match &self.name {
             Some(name) => registry.claim(name)?,

@@ -5,7 +5,7 @@ use std::{sync::Arc, thread, time::Duration};
 use super::{Daemon, End, Facts, Place, Standing};
 use crate::{
     destination::{ReceiveError, receive},
-    machine::{Backing, Handles, Host, Machine},
+    machine::{Handles, Host, HostShare, Machine},
     pages::PAGE_SIZE,
     report::in_words,
     transport::{Acceptor, Interrupt},
@@ -25,13 +25,13 @@ pub trait Receiver: Send {
 pub fn receive_one(
     daemon: &Arc<Daemon>,
     mut acceptor: Box<dyn Acceptor>,
-    backing: Backing,
+    share: &HostShare,
     once: bool,
     interrupt: &Interrupt,
     user: &mut dyn Receiver,
 ) {
     loop {
-        let result = daemon.receive(&mut *acceptor, backing, interrupt, user);
+        let result = daemon.receive(&mut *acceptor, share, interrupt, user);
         let words = match result {
             Ok(()) => return,
             Err(_) if interrupt.is_raised() => return daemon.finish(End::Stopped),
@@ -50,11 +50,12 @@ impl Daemon {
     fn receive(
         self: &Arc<Self>,
         acceptor: &mut dyn Acceptor,
-        backing: Backing,
+        share: &HostShare,
         interrupt: &Interrupt,
         user: &mut dyn Receiver,
     ) -> Result<(), String> {
-        let mut host = Host::new(backing, |vm: &VmDescription, handles: Handles| self.made(vm, handles));
+        let mut host =
+            Host::new(share.clone(), |vm: &VmDescription, handles: Handles| self.made(vm, handles));
         let started = |vm: &VmDescription| {
             self.update(|inner| {
                 inner.place = Place::Arriving;

@@ -31,17 +31,31 @@ impl From<Backing> for vmm::Backing {
     }
 }
 
+/// What this host gives to a VM that comes.
+#[derive(Clone, Debug, Default)]
+pub struct HostShare {
+    /// What holds its memory.
+    pub backing: Backing,
+    /// Names of taps, one for each of its network cards.
+    pub taps: Vec<String>,
+}
+
 /// Makes machines of both kinds, and shows each to `made` before anything is in it.
 pub struct Host<F> {
     #[cfg_attr(not(feature = "kvm"), allow(dead_code))]
-    backing: Backing,
+    share: HostShare,
     made: F,
 }
 
 impl<F: FnMut(&VmDescription, Handles)> Host<F> {
     /// `made` gets the handles of each machine, so that its console is heard from the first instruction on.
-    pub fn new(backing: Backing, made: F) -> Host<F> {
-        Host { backing, made }
+    pub fn new(share: HostShare, made: F) -> Host<F> {
+        Host { share, made }
+    }
+
+    #[cfg(feature = "kvm")]
+    fn kvm_host(&self) -> KvmHost {
+        KvmHost { backing: self.share.backing.into(), taps: self.share.taps.clone() }
     }
 
     fn create_kind(&self, vm: &VmDescription) -> Result<Machine, VmError> {
@@ -50,8 +64,7 @@ impl<F: FnMut(&VmDescription, Handles)> Host<F> {
         }
         #[cfg(feature = "kvm")]
         if vm.kind == kvm_vm::KIND {
-            let mut host = KvmHost { backing: self.backing.into() };
-            return host.create(vm).map(|kvm| Machine::Kvm(Box::new(kvm)));
+            return self.kvm_host().create(vm).map(|kvm| Machine::Kvm(Box::new(kvm)));
         }
         Err(VmError {
             operation: "make a machine for it",
@@ -73,7 +86,7 @@ impl<F: FnMut(&VmDescription, Handles)> DestinationHost for Host<F> {
         // A simulated machine waits for its pages without the kernel's help.
         #[cfg(feature = "kvm")]
         if vm.kind == kvm_vm::KIND {
-            return KvmHost { backing: self.backing.into() }.check_missing_pages(vm);
+            return self.kvm_host().check_missing_pages(vm);
         }
         SimHost::default().check_missing_pages(vm)
     }

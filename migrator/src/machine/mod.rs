@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub use clock::tsc_now;
 pub use footprint::Footprint;
 pub use handles::{Ending, Handles};
-pub use host::{Backing, Host};
+pub use host::{Backing, Host, HostShare};
 #[cfg(feature = "kvm")]
 pub use pulse::pulse_command_line;
 pub use telemetry::{CheckReport, GapReport, GuestReport, UnavailableGuest};

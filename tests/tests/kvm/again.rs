@@ -110,6 +110,10 @@ impl SourceVm for Spoilt<'_> {
         self.vm.first_pages()
     }
 
+    fn network(&self) -> Option<Arc<dyn migrator::vm::Network>> {
+        SourceVm::network(self.vm)
+    }
+
     fn save_state(&mut self) -> Result<Vec<u8>, migrator::vm::VmError> {
         self.saves += 1;
         let state = self.vm.save_state()?;
