@@ -19,13 +19,15 @@ pub enum Activity {
     Write = 2,
     /// Verifying one page.
     Check = 3,
-    /// Asleep until the next timer tick (`idle=halt`): about a millisecond is its own doing, and kept among the recent
-    /// gaps only from two milliseconds over the threshold on.
+    /// Asleep until the next timer tick (`idle=halt`): that is its own doing, and kept among the recent gaps only from two
+    /// ticks over the threshold on.
     Halt = 4,
     /// One byte of console input or output.
     Console = 5,
     /// Filling one page, before the guest is ready.
     Fill = 6,
+    /// One step of the network service: a frame taken in, a look at all connections, or frames handed out.
+    Network = 7,
 }
 
 impl Activity {
@@ -37,6 +39,7 @@ impl Activity {
             4 => Self::Halt,
             5 => Self::Console,
             6 => Self::Fill,
+            7 => Self::Network,
             _ => return None,
         })
     }
@@ -128,6 +131,11 @@ impl<'a> StepClock<'a> {
             threshold_ticks: (tsc_khz * threshold_us / 1_000).max(1),
             sleep_ticks: 2 * tsc_khz,
         }
+    }
+
+    /// Says how far apart the ticks are that end a sleep, in TSC ticks (a millisecond, unless said).
+    pub const fn sleeps_for(&mut self, ticks: u64) {
+        self.sleep_ticks = 2 * ticks;
     }
 
     /// TSC at the last step.

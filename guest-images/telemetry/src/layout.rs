@@ -24,7 +24,7 @@ pub const MAX_VCPUS: usize = 16;
 /// First word of the header once telemetry is valid.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"FerryTel");
 /// Version of this layout; a decoder refuses any other.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 /// The most recent gaps kept for each vCPU.
 pub const RECENT_GAPS: usize = 32;
 /// The longest gaps kept for each vCPU since the gap epoch.
@@ -92,6 +92,25 @@ pub struct Header {
     pub fault_at: AtomicU64,
     /// CR2 at that exception.
     pub fault_address: AtomicU64,
+    /// What the network service did (all zero without one).
+    pub network: NetworkPart,
+}
+
+/// Counters of the network service, since boot.
+#[repr(C)]
+pub struct NetworkPart {
+    /// Frames received.
+    pub frames_in: AtomicU64,
+    /// Frames sent.
+    pub frames_out: AtomicU64,
+    /// TCP connections accepted.
+    pub connections: AtomicU64,
+    /// HTTP requests answered, whatever the answer.
+    pub requests: AtomicU64,
+    /// UDP datagrams echoed.
+    pub datagrams: AtomicU64,
+    /// Requests refused, connections given up, and frames there was no room for.
+    pub errors: AtomicU64,
 }
 
 /// What the host asks; the guest only reads it, about once a millisecond.
@@ -166,6 +185,17 @@ pub struct VcpuPart {
     pub recent_gaps: [GapRecord; RECENT_GAPS],
     /// The first errors found.
     pub named_errors: [ErrorRecord; NAMED_ERRORS],
+}
+
+impl VcpuPart {
+    /// Counts an error, and names it while there is room. By its own vCPU only.
+    pub fn note_error(&self, mismatch: &Mismatch) {
+        let errors = self.errors.load(Relaxed);
+        if let Some(record) = self.named_errors.get(errors as usize) {
+            record.store(mismatch);
+        }
+        self.errors.store(errors + 1, Relaxed);
+    }
 }
 
 /// A [`Mismatch`] in telemetry: its words, sealed against torn reads.
@@ -253,4 +283,5 @@ const _: () = {
     assert!(offset_of!(VcpuPart, recent_gaps) == 1096);
     assert!(offset_of!(VcpuPart, named_errors) == 2120);
     assert!(offset_of!(Header, fault_address) == 128);
+    assert!(offset_of!(Header, network) == 136 && size_of::<NetworkPart>() == 48);
 };

@@ -2,9 +2,15 @@
 //!
 //! ```text
 //! pulse fill=random fill-bytes=512MiB working-set=64MiB dirty-rate=10000 pattern=random idle=spin seed=1 vcpus=2
+//!       net=10.0.2.15/24,gw=10.0.2.2 virtio_mmio.device=4K@0xd0000000:16
 //! ```
+//! `virtio_mmio.device=` comes from the machine: a VMM appends one for each of its devices, as it does for Linux.
 
 use core::fmt;
+
+mod network;
+
+pub use network::{Network, VirtioWindow, VirtioWindows};
 
 use crate::layout::MAX_VCPUS;
 use crate::oracle::{Fill, Pattern};
@@ -24,7 +30,7 @@ pub enum Idle {
     /// Reads the TSC without pause: the honest measure of a gap.
     #[default]
     Spin,
-    /// HLT until the next tick of a 1 kHz timer.
+    /// HLT until the next tick of a timer: 1 kHz, or 250 Hz for a guest that writes nothing.
     Halt,
 }
 
@@ -53,6 +59,10 @@ pub struct CommandLine {
     pub gap_threshold_us: u64,
     /// Seconds between checks the guest makes unasked (`check=`); 0 for none.
     pub check_seconds: u64,
+    /// The network service's address (`net=10.0.2.15/24,gw=10.0.2.2`); without one, network devices are left alone.
+    pub network: Option<Network>,
+    /// The machine's virtio-mmio devices (`virtio_mmio.device=4K@0xd0000000:16`, once for each).
+    pub virtio: VirtioWindows,
 }
 
 impl Default for CommandLine {
@@ -69,6 +79,8 @@ impl Default for CommandLine {
             tsc_khz: None,
             gap_threshold_us: 50,
             check_seconds: 0,
+            network: None,
+            virtio: VirtioWindows::default(),
         }
     }
 }
@@ -109,7 +121,7 @@ impl CommandLine {
         Self::parse_words(text, false)
     }
 
-    /// The same, but ignores unknown keys: QEMU and others append words for Linux (`virtio_mmio.device=…`).
+    /// The same, but ignores unknown keys: machines append words that are meant for Linux.
     ///
     /// # Errors
     /// On the first bad value of a known key.
@@ -166,6 +178,11 @@ impl CommandLine {
                 self.gap_threshold_us = number(value, 2..=10_000_000).ok_or("microseconds, from 2")?;
             }
             "check" => self.check_seconds = number(value, 0..=86_400).ok_or("seconds")?,
+            "net" => self.network = Some(value.parse().map_err(|()| network::NETWORK)?),
+            "virtio_mmio.device" => {
+                let window = value.parse().map_err(|()| network::WINDOW)?;
+                self.virtio.push(window).then_some(()).ok_or(network::WINDOWS)?;
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -193,10 +210,13 @@ impl fmt::Display for CommandLine {
             write!(f, " tsc-khz={khz}")?;
         }
         write!(f, " gap-threshold-us={}", self.gap_threshold_us)?;
-        match self.check_seconds {
-            0 => Ok(()),
-            seconds => write!(f, " check={seconds}"),
+        if self.check_seconds > 0 {
+            write!(f, " check={}", self.check_seconds)?;
         }
+        if let Some(network) = &self.network {
+            write!(f, " net={network}")?;
+        }
+        self.virtio.iter().try_for_each(|window| write!(f, " virtio_mmio.device={window}"))
     }
 }
 

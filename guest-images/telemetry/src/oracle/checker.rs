@@ -2,8 +2,7 @@
 
 use super::memory::PageRange;
 use super::mismatch::Mismatch;
-use super::verify::verify_page;
-use super::writer::{Content, Writer};
+use super::writer::Writer;
 
 /// What one step of a check found.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,10 +60,7 @@ impl Checker {
         }
         let index = self.left.start;
         self.left.start += 1;
-        let Content { seed, fill, .. } = writer.content();
-        let expected = writer.expected(index);
-        let (number, page) = writer.memory().page(index);
-        match verify_page(page, number, expected.as_ref(), seed, fill) {
+        match writer.verify(index) {
             Ok(()) => CheckStep::Right,
             Err(mismatch) => CheckStep::Wrong(mismatch),
         }

@@ -48,12 +48,12 @@ impl Memory {
     /// Most ranges: a PC has three or four (below 640 KiB, below and above 4 GiB).
     pub const MAX_RANGES: usize = 8;
 
+    #[must_use]
     /// Memory whose page `n` lies at `base + n * 4096`, with no pages yet.
     ///
     /// # Safety
     /// All pages pushed later must be mapped and used by nothing but oracles over this memory, for ever; and of two
     /// oracles on two threads, no two may touch the same index.
-    #[must_use]
     pub const unsafe fn new(base: *mut u8) -> Self {
         Self { base, ranges: [PageRange { start: 0, end: 0 }; Self::MAX_RANGES], count: 0 }
     }

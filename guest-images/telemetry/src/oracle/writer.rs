@@ -6,6 +6,7 @@ use super::fill::Fill;
 use super::memory::{Memory, PageRange};
 use super::mismatch::{Mismatch, MismatchKind};
 use super::stamp::{PAGE_SIZE, Stamp, stamp_page};
+use super::verify::verify_page;
 use crate::words::{STEP, mix};
 
 /// In which order a writer visits its pages.
@@ -151,9 +152,26 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// Verifies the page with this index: one of this writer's, or one that nobody writes.
+    ///
+    /// # Errors
+    /// What is wrong with the page, named.
+    #[inline]
+    pub fn verify(&self, index: u64) -> Result<(), Mismatch> {
+        let expected = self.expected(index);
+        let (number, page) = self.memory.page(index);
+        verify_page(page, number, expected.as_ref(), self.content.seed, self.content.fill)
+    }
+
+    /// The indices this writer writes.
+    #[must_use]
+    pub const fn slice(&self) -> PageRange {
+        self.slice
+    }
+
     /// What the page must hold: a stamp, or nothing.
     #[inline]
-    pub(super) fn expected(&self, index: u64) -> Option<Stamp> {
+    fn expected(&self, index: u64) -> Option<Stamp> {
         let number = self.memory.number(index);
         let written = if index >= self.slice.start && index < self.slice.end {
             self.table[(index - self.slice.start) as usize]
@@ -191,14 +209,6 @@ impl<'a> Writer<'a> {
             found: stamp(sum),
             offset: 0,
         }))
-    }
-
-    pub(super) const fn slice(&self) -> PageRange {
-        self.slice
-    }
-
-    pub(super) const fn content(&self) -> Content {
-        self.content
     }
 
     fn is_filled(&self, index: u64) -> bool {

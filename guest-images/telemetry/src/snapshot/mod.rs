@@ -8,7 +8,9 @@ use std::vec::Vec;
 use core::mem::offset_of;
 
 use crate::gaps::Gap;
-use crate::layout::{Header, MAGIC, MAX_VCPUS, Phase, Requests, TELEMETRY_BYTES, Telemetry, VERSION};
+use crate::layout::{
+    Header, MAGIC, MAX_VCPUS, NetworkPart, Phase, Requests, TELEMETRY_BYTES, Telemetry, VERSION,
+};
 use crate::oracle::{Fill, Mismatch};
 use words::Words;
 
@@ -48,12 +50,45 @@ pub struct Snapshot {
     pub exit_code: Option<u8>,
     /// The exception or panic that ended it.
     pub fault: Option<Fault>,
+    /// What its network service did.
+    pub network: NetworkCounters,
     /// The host's last check request.
     pub check_request: u64,
     /// The host's gap epoch.
     pub gap_epoch_request: u64,
     /// Its vCPUs.
     pub vcpus: Vec<Vcpu>,
+}
+
+/// What a guest's network service did since boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NetworkCounters {
+    /// Frames received.
+    pub frames_in: u64,
+    /// Frames sent.
+    pub frames_out: u64,
+    /// TCP connections accepted.
+    pub connections: u64,
+    /// HTTP requests answered, whatever the answer.
+    pub requests: u64,
+    /// UDP datagrams echoed.
+    pub datagrams: u64,
+    /// Requests refused, connections given up, and frames there was no room for.
+    pub errors: u64,
+}
+
+impl NetworkCounters {
+    fn parse(header: &Words<'_>) -> Self {
+        let word = |offset| header.at(offset_of!(Header, network) + offset);
+        Self {
+            frames_in: word(offset_of!(NetworkPart, frames_in)),
+            frames_out: word(offset_of!(NetworkPart, frames_out)),
+            connections: word(offset_of!(NetworkPart, connections)),
+            requests: word(offset_of!(NetworkPart, requests)),
+            datagrams: word(offset_of!(NetworkPart, datagrams)),
+            errors: word(offset_of!(NetworkPart, errors)),
+        }
+    }
 }
 
 /// What ended a guest.
@@ -121,6 +156,7 @@ impl Snapshot {
                 at: header.at(offset_of!(Header, fault_at)),
                 address: header.at(offset_of!(Header, fault_address)),
             }),
+            network: NetworkCounters::parse(&header),
             check_request: requests.at(offset_of!(Requests, check)),
             gap_epoch_request: requests.at(offset_of!(Requests, gap_epoch)),
             vcpus: (0..vcpus as usize).map(|number| Vcpu::parse(bytes, number)).collect::<Result<_, _>>()?,

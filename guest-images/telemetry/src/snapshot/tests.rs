@@ -143,6 +143,21 @@ fn a_check_is_done_when_all_vcpus_have_done_it() {
 }
 
 #[test]
+fn network_counters_are_read_back() {
+    let telemetry = telemetry(1);
+    let network = &telemetry.header.network;
+    network.frames_in.store(1, Relaxed);
+    network.frames_out.store(2, Relaxed);
+    network.connections.store(3, Relaxed);
+    network.requests.store(4, Relaxed);
+    network.datagrams.store(5, Relaxed);
+    network.errors.store(6, Relaxed);
+    let expected =
+        NetworkCounters { frames_in: 1, frames_out: 2, connections: 3, requests: 4, datagrams: 5, errors: 6 };
+    assert_eq!(Snapshot::parse(&bytes(&telemetry)).unwrap().network, expected);
+}
+
+#[test]
 fn request_words_lie_in_the_hosts_page() {
     assert_eq!(CHECK_REQUEST_ADDRESS, TELEMETRY_ADDRESS + 4096);
     assert_eq!(GAP_EPOCH_ADDRESS, TELEMETRY_ADDRESS + 4104);
