@@ -1,0 +1,323 @@
+//! The services and the stack under them, one small step at a time.
+//!
+//! ```text
+//!            wake(): the device has something
+//!                       │
+//!  Quiet ──────────► Ingress ── a frame a step ──► Serve ── a look at all sockets ──► Egress ──► Quiet
+//!    │ ▲                ▲                            ▲                                  │
+//!    │ └ a page of      └── more frames waited ──────┼──────────────────────────────────┤
+//!    │   /memory        a connection has more to do ─┴──────────────────────────────────┘
+//!    └ a timer is due ──────────────────────────────►
+//! ```
+//! The guest's loop takes a step between two of its own pages, so that neither waits long for the other.
+
+use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketHandle, SocketSet, SocketStorage};
+use smoltcp::phy::Device;
+use smoltcp::socket::{tcp, udp};
+use smoltcp::time::{Duration, Instant};
+use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr};
+use telemetry::command_line::Network;
+
+use crate::gate::{Admission, Gate};
+use crate::http::{Connection, MAX_HEAD_BYTES, MAX_RESPONSE_BYTES};
+use crate::slot::{Slot, give_up_one};
+use crate::{ECHO_CONNECTIONS, ECHO_PORT, HTTP_CONNECTIONS, HTTP_PORT, echo};
+
+/// Sockets of all services.
+pub const SOCKETS: usize = HTTP_CONNECTIONS + ECHO_CONNECTIONS + 1;
+/// Datagrams that wait, in and out.
+pub const DATAGRAMS: usize = 64;
+
+const HTTP_RECEIVE_BYTES: usize = 2 * MAX_HEAD_BYTES;
+const HTTP_SEND_BYTES: usize = 4 * MAX_RESPONSE_BYTES;
+const ECHO_BYTES: usize = 8 << 10;
+const DATAGRAM_BYTES: usize = DATAGRAMS * 512;
+/// Frames taken in before the services get their turn.
+const BURST: usize = 16;
+/// How often connections that shake hands or close are looked at.
+const SWEEP: Duration = Duration::from_millis(50);
+
+/// What the services tell, and what they have done to the guest.
+pub trait Guest {
+    /// How the guest is.
+    fn status(&self) -> Status;
+    /// Reads and verifies one more page of the working set; false if it was wrong.
+    fn touch(&mut self) -> bool;
+    /// How many pages there are to touch.
+    fn working_set_pages(&self) -> u64;
+}
+
+/// How a guest is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Status {
+    /// Microseconds since it was ready.
+    pub uptime_us: u64,
+    /// Steps of all vCPUs.
+    pub heartbeat: u64,
+    /// vCPUs.
+    pub vcpus: u64,
+    /// Pages written by all vCPUs.
+    pub pages_written: u64,
+    /// Pages of the working set.
+    pub working_set_pages: u64,
+    /// Errors found in memory and registers.
+    pub errors: u64,
+}
+
+/// What the services did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Frames received.
+    pub frames_in: u64,
+    /// Frames sent.
+    pub frames_out: u64,
+    /// TCP connections accepted.
+    pub connections: u64,
+    /// HTTP requests answered, whatever the answer.
+    pub requests: u64,
+    /// UDP datagrams echoed.
+    pub datagrams: u64,
+    /// Requests refused, connections given up, and frames there was no room for.
+    pub errors: u64,
+}
+
+/// The sockets' buffers. All zero is a value.
+pub struct Buffers {
+    http: [([u8; HTTP_RECEIVE_BYTES], [u8; HTTP_SEND_BYTES]); HTTP_CONNECTIONS],
+    echo: [([u8; ECHO_BYTES], [u8; ECHO_BYTES]); ECHO_CONNECTIONS],
+    datagrams: [[u8; DATAGRAM_BYTES]; 2],
+}
+
+impl Buffers {
+    /// Empty buffers.
+    pub const ZERO: Self = Self {
+        http: [([0; HTTP_RECEIVE_BYTES], [0; HTTP_SEND_BYTES]); HTTP_CONNECTIONS],
+        echo: [([0; ECHO_BYTES], [0; ECHO_BYTES]); ECHO_CONNECTIONS],
+        datagrams: [[0; DATAGRAM_BYTES]; 2],
+    };
+}
+
+/// All memory of a service, which outlives it: there is no heap.
+pub struct Memory<'a> {
+    /// The sockets' buffers.
+    pub buffers: &'a mut Buffers,
+    /// The sockets.
+    pub sockets: &'a mut [SocketStorage<'a>; SOCKETS],
+    /// Datagrams that came in, and that go out.
+    pub datagrams: [&'a mut [udp::PacketMetadata; DATAGRAMS]; 2],
+}
+
+#[derive(Clone, Copy)]
+enum Stage {
+    Quiet,
+    Ingress { frames: usize },
+    Serve,
+    Egress,
+}
+
+/// The network services of one guest.
+pub struct Service<'a> {
+    interface: Interface,
+    sockets: SocketSet<'a>,
+    http: [Connection; HTTP_CONNECTIONS],
+    echo: [Slot; ECHO_CONNECTIONS],
+    udp: SocketHandle,
+    stage: Stage,
+    /// Whether the device may hold more frames.
+    waiting: bool,
+    /// Whether some connection has more to do than fits a step.
+    unserved: bool,
+    /// When the stack wants to be looked at.
+    timer: Option<Instant>,
+    /// When connections under way want to be looked at.
+    sweep: Option<Instant>,
+    touching: usize,
+    next_touch: usize,
+    admission: Admission,
+    counters: Counters,
+}
+
+impl<'a> Service<'a> {
+    /// Services at a static address. `seed` makes sequence numbers hard to guess.
+    pub fn new(
+        network: &Network,
+        mac: [u8; 6],
+        seed: u64,
+        memory: Memory<'a>,
+        device: &mut impl Device,
+        now: Instant,
+    ) -> Self {
+        let mut config = Config::new(EthernetAddress(mac).into());
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, device, now);
+        interface.update_ip_addrs(|addresses| {
+            let own = IpCidr::Ipv4(Ipv4Cidr::new(network.address, network.prefix));
+            addresses.push(own).expect("an interface has room for an address");
+        });
+        if let Some(gateway) = network.gateway {
+            let routes = interface.routes_mut();
+            routes.add_default_ipv4_route(gateway).expect("an interface has room for a route");
+        }
+        let Memory { buffers, sockets, datagrams: [received, sent] } = memory;
+        let mut sockets = SocketSet::new(&mut sockets[..]);
+        let mut add = |(receive, send): (&'a mut [u8], &'a mut [u8])| {
+            let socket = tcp::Socket::new(tcp::SocketBuffer::new(receive), tcp::SocketBuffer::new(send));
+            Slot::new(sockets.add(socket))
+        };
+        let Buffers { http, echo, datagrams: [incoming, outgoing] } = buffers;
+        let http = http.each_mut().map(|(receive, send)| Connection::new(add((receive, send))));
+        let echo = echo.each_mut().map(|(receive, send)| add((receive, send)));
+        let mut socket = udp::Socket::new(
+            udp::PacketBuffer::new(&mut received[..], &mut incoming[..]),
+            udp::PacketBuffer::new(&mut sent[..], &mut outgoing[..]),
+        );
+        socket.bind(ECHO_PORT).expect("a new socket binds to any port but 0");
+        let udp = sockets.add(socket);
+        Self {
+            interface,
+            sockets,
+            http,
+            echo,
+            udp,
+            // The first step has the sockets listen.
+            stage: Stage::Serve,
+            waiting: true,
+            unserved: false,
+            timer: None,
+            sweep: None,
+            touching: 0,
+            next_touch: 0,
+            admission: Admission::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Says that the device may have received frames, or may take frames again.
+    pub fn wake(&mut self) {
+        self.waiting = true;
+    }
+
+    /// What was done so far.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Takes one step, if there is anything to do. False if there is not.
+    pub fn step(&mut self, device: &mut impl Device, now: Instant, guest: &mut impl Guest) -> bool {
+        match self.stage {
+            Stage::Ingress { frames } => self.take_frame(device, now, frames),
+            Stage::Serve => self.serve(now, guest),
+            Stage::Egress => self.send(device, now),
+            Stage::Quiet => return self.start(now, guest),
+        }
+        true
+    }
+
+    /// What to do next, when nothing is under way.
+    fn start(&mut self, now: Instant, guest: &mut impl Guest) -> bool {
+        let is_due = |time: Option<Instant>| time.is_some_and(|time| time <= now);
+        if self.waiting {
+            self.stage = Stage::Ingress { frames: 0 };
+        } else if self.unserved || is_due(self.sweep) {
+            self.stage = Stage::Serve;
+        } else if is_due(self.timer) {
+            self.stage = Stage::Egress;
+        } else if self.touching > 0 {
+            self.touch(now, guest);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    fn take_frame(&mut self, device: &mut impl Device, now: Instant, frames: usize) {
+        let Self { interface, sockets, admission, counters, .. } = self;
+        let mut gate = Gate { device, admission, counters };
+        let taken = interface.poll_ingress_single(now, &mut gate, sockets);
+        self.waiting = !matches!(taken, PollIngressSingleResult::None);
+        let is_burst_over = frames + 1 >= BURST;
+        self.stage =
+            if self.waiting && !is_burst_over { Stage::Ingress { frames: frames + 1 } } else { Stage::Serve };
+    }
+
+    /// Looks at all sockets: accepts, answers, closes.
+    fn serve(&mut self, now: Instant, guest: &impl Guest) {
+        let Self { sockets, http, echo, counters, admission, .. } = self;
+        self.unserved = false;
+        let mut under_way = false;
+        admission.http.listening = 0;
+        for connection in http.iter_mut() {
+            let socket = sockets.get_mut(connection.slot.handle);
+            let was_touching = connection.is_touching();
+            if connection.slot.follow(socket, HTTP_PORT, now, counters) {
+                self.unserved |= connection.serve(socket, now, guest, counters);
+            } else {
+                connection.forget();
+            }
+            match (was_touching, connection.is_touching()) {
+                (false, true) => self.touching += 1,
+                (true, false) => self.touching -= 1,
+                _ => {}
+            }
+            admission.http.listening += usize::from(connection.slot.is_listening());
+            under_way |= connection.slot.is_under_way();
+        }
+        admission.echo.listening = 0;
+        for slot in echo.iter_mut() {
+            let socket = sockets.get_mut(slot.handle);
+            if slot.follow(socket, ECHO_PORT, now, counters) {
+                self::echo::stream(slot, socket, now);
+            }
+            admission.echo.listening += usize::from(slot.is_listening());
+            under_way |= slot.is_under_way();
+        }
+        let socket = sockets.get_mut(self.udp);
+        self.unserved |= self::echo::datagrams(socket, &mut counters.datagrams, &mut counters.errors);
+        self.make_room(now);
+        self.sweep = under_way.then(|| now + SWEEP);
+        self.stage = Stage::Egress;
+    }
+
+    /// Where a connection request had to be held back, the connection least in use makes room for the next try.
+    fn make_room(&mut self, now: Instant) {
+        let Self { http, echo, admission, .. } = self;
+        let idle_http = core::mem::take(&mut admission.http.refused)
+            .then(|| give_up_one(http.iter().map(|connection| &connection.slot), now));
+        let idle_echo = core::mem::take(&mut admission.echo.refused).then(|| give_up_one(echo.iter(), now));
+        for handle in [idle_http, idle_echo].into_iter().flatten().flatten() {
+            self.sockets.get_mut::<tcp::Socket<'_>>(handle).abort();
+            self.counters.errors += 1;
+        }
+    }
+
+    fn send(&mut self, device: &mut impl Device, now: Instant) {
+        let Self { interface, sockets, admission, counters, .. } = self;
+        let sent_before = counters.frames_out;
+        interface.poll_egress(now, &mut Gate { device, admission, counters }, sockets);
+        let has_sent = self.counters.frames_out != sent_before;
+        let timer = self.interface.poll_at(now, &self.sockets);
+        // What is due and was not sent waits for the device, which says when it takes frames again.
+        let patience = now + Duration::from_millis(1);
+        self.timer = timer.map(|time| if has_sent { time } else { time.max(patience) });
+        self.stage = Stage::Quiet;
+    }
+
+    /// Touches a page for one of those who asked for it, in turn.
+    fn touch(&mut self, now: Instant, guest: &mut impl Guest) {
+        let Self { sockets, http, counters, .. } = self;
+        let wanted = (0..HTTP_CONNECTIONS)
+            .map(|i| (self.next_touch + i) % HTTP_CONNECTIONS)
+            .find(|i| http[*i].is_touching());
+        let Some(i) = wanted else {
+            self.touching = 0;
+            return;
+        };
+        self.next_touch = i + 1;
+        let socket = sockets.get_mut(http[i].slot.handle);
+        if http[i].touch_one(socket, now, guest, counters) {
+            self.touching -= 1;
+            // Its answer is to be sent, and requests may wait behind it.
+            self.stage = Stage::Serve;
+        }
+    }
+}
