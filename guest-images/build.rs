@@ -25,6 +25,8 @@ fn main() {
         "pulse/build.rs",
         "pulse/pulse.ld",
         "pulse/src",
+        "service/Cargo.toml",
+        "service/src",
         "telemetry/Cargo.toml",
         "telemetry/src",
     ] {
@@ -32,9 +34,9 @@ fn main() {
     }
     let target = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("pulse");
     let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"));
-    // Its only dependency is a path: no registry, no network.
+    // Locked: it has dependencies of its own (virtio-drivers, smoltcp), and a lock file of its own.
     cargo
-        .args(["build", "--release", "--locked", "--offline", "--manifest-path", "pulse/Cargo.toml"])
+        .args(["build", "--release", "--locked", "--manifest-path", "pulse/Cargo.toml"])
         .arg("--target-dir")
         .arg(&target);
     for name in NOT_INHERITED {

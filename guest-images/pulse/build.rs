@@ -18,5 +18,5 @@ fn main() {
     }
     println!("cargo::rustc-link-arg-bins=-Wl,-T,{directory}/pulse.ld");
     println!("cargo::rerun-if-changed=pulse.ld");
-    println!("cargo::rerun-if-changed=src/ring0.s");
+    println!("cargo::rerun-if-changed=src/ring0");
 }

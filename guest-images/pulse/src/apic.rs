@@ -23,7 +23,6 @@ const EXTERNAL: u32 = 0x700;
 
 /// Page that starting processors begin in; ring 0's trampoline is assembled for it.
 pub const TRAMPOLINE: usize = 0x8000;
-const TICKS_PER_SECOND: u64 = 1_000;
 
 unsafe extern "C" {
     static trampoline: [u8; 0];
@@ -70,8 +69,8 @@ pub fn init(vcpu: usize) {
     write(LINT0, EXTERNAL);
 }
 
-/// Starts this vCPU's timer: an interrupt each millisecond, which ends a HLT.
-pub fn start_timer(tsc_khz: u64) {
+/// Starts this vCPU's timer: an interrupt each `period_ms` milliseconds, which ends a HLT.
+pub fn start_timer(tsc_khz: u64, period_ms: u64) {
     const ONE_TO_ONE: u32 = 0b1011;
     const PERIODIC: u32 = 1 << 17;
     const VECTOR: u32 = 0x40;
@@ -83,7 +82,7 @@ pub fn start_timer(tsc_khz: u64) {
     cpu::wait(tsc_khz);
     let counted = u64::from(u32::MAX - read(TIMER_CURRENT));
     let elapsed = rdtsc() - start;
-    let period = counted * tsc_khz / elapsed.max(1) * 1_000 / TICKS_PER_SECOND;
+    let period = counted * tsc_khz / elapsed.max(1) * period_ms;
     write(TIMER, PERIODIC | VECTOR);
     write(TIMER_INITIAL, u32::try_from(period.max(1_000)).unwrap_or(u32::MAX));
 }

@@ -1,6 +1,5 @@
 //! Boot, on vCPU 0: from the boot protocol's structure to all vCPUs running.
 
-use core::fmt::Write;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use telemetry::layout::{MAGIC, VERSION};
@@ -48,14 +47,13 @@ pub fn boot(start_info: u64) -> ! {
         })
     };
     publish(guest, boot_tsc);
-    let _ = write!(
-        uart::Blocking,
+    uart::say(format_args!(
         "pulse: {} MiB {}, {} MiB working set, {} vCPU\r\n",
         pages >> 8,
         line.fill,
         guest.working_set.len() >> 8,
         line.vcpus
-    );
+    ));
     apic::init(0);
     for vcpu in 1..line.vcpus as usize {
         if !apic::start_vcpu(vcpu, tsc_khz) {

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use telemetry::Phase;
-use telemetry::layout::{NAMED_ERRORS, VcpuPart};
+use telemetry::layout::VcpuPart;
 use telemetry::oracle::{CheckStep, Checker, Mismatch, Writer};
 
 use crate::image;
@@ -49,14 +49,9 @@ impl Check {
         false
     }
 
-    /// Counts an error, and names it while there is room.
     fn found(&mut self, part: &VcpuPart, mismatch: &Mismatch) {
         self.errors += 1;
-        let errors = part.errors.load(Relaxed);
-        if errors < NAMED_ERRORS as u64 {
-            part.named_errors[errors as usize].store(mismatch);
-        }
-        part.errors.store(errors + 1, Relaxed);
+        part.note_error(mismatch);
     }
 
     /// Writes the results to telemetry.

@@ -85,7 +85,7 @@ impl Console {
     fn typed(&mut self, byte: u8) -> Option<Command> {
         match byte {
             b'\r' | b'\n' => {
-                let _ = self.write_str("\r\n");
+                self.say(format_args!("\r\n"));
                 let line = self.line;
                 let length = core::mem::take(&mut self.length);
                 self.command(core::str::from_utf8(&line[..length]).unwrap_or("?").trim())
@@ -93,7 +93,7 @@ impl Console {
             0x08 | 0x7f => {
                 if self.length > 0 {
                     self.length -= 1;
-                    let _ = self.write_str("\x08 \x08");
+                    self.say(format_args!("\x08 \x08"));
                 }
                 None
             }
@@ -118,7 +118,7 @@ impl Console {
                 code => code.parse().ok().map(Command::Stop),
             },
             _ => {
-                let _ = self.write_str("commands: check, status, stop [CODE]\r\n");
+                self.say(format_args!("commands: check, status, stop [CODE]\r\n"));
                 None
             }
         }
@@ -131,6 +131,14 @@ impl Console {
             self.queue[self.tail] = byte;
             self.tail = next;
         }
+    }
+}
+
+impl Console {
+    /// Queues text.
+    pub fn say(&mut self, text: fmt::Arguments<'_>) {
+        // `write_str` below never fails; what does not fit is dropped, since nobody may wait for a console.
+        let _ = self.write_fmt(text);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Single instructions of the processor.
 
 use core::arch::asm;
+use core::sync::atomic::AtomicU32;
 
 /// The time-stamp counter.
 #[inline(always)]
@@ -27,10 +28,23 @@ pub fn inb(port: u16) -> u8 {
     value
 }
 
-/// Sleeps until the next interrupt. HLT faults in ring 3, and ring 0's handler sleeps in its place.
+static NEVER: AtomicU32 = AtomicU32::new(0);
+
+/// A word that no interrupt sets.
+pub fn never() -> &'static AtomicU32 {
+    &NEVER
+}
+
+/// Sleeps until the next interrupt.
 pub fn halt() {
-    // SAFETY: the handler keeps all registers and goes on after the instruction.
-    unsafe { asm!("hlt", options(nomem)) };
+    halt_unless(never());
+}
+
+/// Sleeps until the next interrupt, unless an interrupt's handler has set this word: however late, none is slept over.
+/// HLT faults in ring 3, and ring 0's handler looks at the word and sleeps in its place.
+pub fn halt_unless(word: &AtomicU32) {
+    // SAFETY: the handler reads the word at RDI, keeps all registers and goes on after the instruction.
+    unsafe { asm!("hlt", in("rdi") word.as_ptr(), options(nostack)) };
 }
 
 /// Waits until `ticks` of the TSC have passed.

@@ -1,6 +1,6 @@
 //! Ends: asked for, or not.
 
-use core::fmt::{Arguments, Write};
+use core::fmt::Arguments;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use telemetry::Phase;
@@ -25,7 +25,7 @@ pub fn stop(code: u8) -> ! {
         header.phase.store(Phase::Halted as u64, SeqCst);
     }
     outb(EXIT_PORT, code);
-    let _ = uart::Blocking.write_str("pulse: halted; this machine has no exit port\r\n");
+    uart::say(format_args!("pulse: halted; this machine has no exit port\r\n"));
     loop {
         cpu::halt();
     }
@@ -34,7 +34,7 @@ pub fn stop(code: u8) -> ! {
 /// Reports why the guest cannot go on, and stops. Only vCPU 0.
 pub fn fail(why: Arguments<'_>) -> ! {
     guest::telemetry().header.phase.store(Phase::Failed as u64, SeqCst);
-    let _ = write!(uart::Blocking, "\r\npulse: failed: {why}\r\n");
+    uart::say(format_args!("\r\npulse: failed: {why}\r\n"));
     stop(FAILED)
 }
 

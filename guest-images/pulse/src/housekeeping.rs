@@ -1,6 +1,6 @@
 //! vCPU 0's chores: the console, the guest's phase, checks the guest makes unasked, and the end.
 
-use core::fmt::Write;
+use core::fmt::Arguments;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use telemetry::Phase;
@@ -30,7 +30,12 @@ impl Housekeeping {
     /// The line that says that the guest is ready.
     pub fn announce(&mut self, guest: &Guest, header: &Header) {
         let ticks = header.ready_tsc.load(Relaxed) - header.boot_tsc.load(Relaxed);
-        let _ = write!(self.console, "pulse: ready after {} ms\r\n", ticks / guest.tsc_khz);
+        self.console.say(format_args!("pulse: ready after {} ms\r\n", ticks / guest.tsc_khz));
+    }
+
+    /// A line of news for whoever reads the console.
+    pub fn say(&mut self, news: Arguments<'_>) {
+        self.console.say(format_args!("pulse: {news}\r\n"));
     }
 
     /// One byte of output, if there is any.
@@ -96,17 +101,16 @@ impl Housekeeping {
         }
         if core::mem::take(&mut self.asked) || errors != self.errors {
             let ticks = parts.iter().map(|part| part.check_ticks.load(Relaxed)).max().unwrap_or(0);
-            let _ = write!(
-                self.console,
+            self.console.say(format_args!(
                 "check: {} pages, {} errors, {} ms\r\n",
                 sum(parts, |part| part.check_pages.load(Relaxed)),
                 sum(parts, |part| part.check_errors.load(Relaxed)),
                 ticks / guest.tsc_khz
-            );
+            ));
         }
         if errors != self.errors {
             for mismatch in parts.iter().flat_map(|part| &part.named_errors).filter_map(ErrorRecord::load) {
-                let _ = write!(self.console, "  {mismatch}\r\n");
+                self.console.say(format_args!("  {mismatch}\r\n"));
             }
         }
         self.reported = requested;
@@ -118,9 +122,7 @@ impl Housekeeping {
         let gaps =
             parts.iter().flat_map(|part| &part.longest_gaps).filter_map(telemetry::gaps::GapRecord::load);
         let longest = gaps.map(|gap| gap.ticks).max().unwrap_or(0);
-        let _ = write!(
-            self.console,
-            "up {}.{:03} s, {} pages written, {} checked, {} errors, {} register errors, longest gap {} us\r\n",
+        self.console.say(format_args!("up {}.{:03} s, {} pages written, {} checked, {} errors, {} register errors, longest gap {} us\r\n",
             up / 1_000,
             up % 1_000,
             sum(parts, |part| part.pages_written.load(Relaxed)),
@@ -128,18 +130,17 @@ impl Housekeeping {
             sum(parts, |part| part.errors.load(Relaxed)),
             sum(parts, |part| part.register_errors.load(Relaxed)),
             longest * 1_000 / guest.tsc_khz
-        );
+        ));
         for part in parts.iter().filter(|part| part.register_errors.load(Relaxed) > 0) {
             let word = part.register_error_word.load(Relaxed);
             let words = part.register_bytes.load(Relaxed) / 8;
-            let _ = write!(
-                self.console,
+            self.console.say(format_args!(
                 "  vector register {} word {}: {:#x}, expected {:#x}\r\n",
                 word / words,
                 word % words,
                 part.register_error_found.load(Relaxed),
                 part.register_error_expected.load(Relaxed)
-            );
+            ));
         }
     }
 }

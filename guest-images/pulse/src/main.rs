@@ -1,6 +1,6 @@
 //! `pulse`: Ferry's built-in guest. It proves its own memory and measures its own gaps, on bare metal.
 //!
-//! See `README.md` for the map. Ring 0 is `ring0.s` and nothing else; everything in Rust runs in ring 3, where a KVM
+//! See `README.md` for the map. Ring 0 is `ring0/*.s` and nothing else; everything in Rust runs in ring 3, where a KVM
 //! with page-table virtualisation runs it natively. One vCPU is one worker (`worker.rs`); they share no memory that is
 //! written after boot.
 #![no_std]
@@ -16,7 +16,9 @@ mod failure;
 mod guest;
 mod housekeeping;
 mod image;
+mod ioapic;
 mod memory;
+mod net;
 mod schedule;
 mod spin;
 mod tsc;
@@ -25,7 +27,13 @@ mod worker;
 
 use core::arch::global_asm;
 
-global_asm!(include_str!("ring0.s"), options(att_syntax));
+global_asm!(
+    include_str!("ring0/layout.s"),
+    include_str!("ring0/tables.s"),
+    include_str!("ring0/gates.s"),
+    include_str!("ring0/boot.s"),
+    options(att_syntax)
+);
 
 /// Where ring 0 hands over, once for each vCPU, on a stack of its own.
 #[unsafe(no_mangle)]

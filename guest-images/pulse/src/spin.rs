@@ -5,8 +5,7 @@
 
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid as leaf, _xgetbv};
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use telemetry::layout::VcpuPart;
 
@@ -31,7 +30,17 @@ pub struct Registers {
     width: Width,
 }
 
-/// How a spin loop ended: at `now`, by a gap since `previous` or, if there was none, by its deadline.
+/// When a spin loop ends.
+pub struct End<'a> {
+    /// At this TSC.
+    pub deadline: u64,
+    /// Or when a step took so many ticks.
+    pub floor: u64,
+    /// Or when an interrupt's handler has set this word.
+    pub interrupted: &'a AtomicU32,
+}
+
+/// How a spin loop ended: at `now`, by a gap since `previous` or, if there was none, by its deadline or an interrupt.
 pub struct Spun {
     /// TSC before the last step.
     pub previous: u64,
@@ -47,8 +56,8 @@ impl Registers {
         Self { loaded: File([0; WORDS]), stored: File([0; WORDS]), width }
     }
 
-    /// Spins until `deadline`, or until a step took `floor` ticks or more; then compares the registers.
-    pub fn spin(&mut self, part: &VcpuPart, vcpu: usize, previous: u64, deadline: u64, floor: u64) -> Spun {
+    /// Spins until `end`; then compares the registers.
+    pub fn spin(&mut self, part: &VcpuPart, vcpu: usize, previous: u64, end: &End<'_>) -> Spun {
         let words = match self.width {
             Width::Xmm => 32,
             Width::Ymm => 64,
@@ -62,9 +71,9 @@ impl Registers {
         }
         let heartbeat = &raw const part.heartbeat;
         let spun = match self.width {
-            Width::Xmm => self.spin_xmm(heartbeat, previous, deadline, floor),
-            Width::Ymm => self.spin_ymm(heartbeat, previous, deadline, floor),
-            Width::Zmm => self.spin_zmm(heartbeat, previous, deadline, floor),
+            Width::Xmm => self.spin_xmm(heartbeat, previous, end),
+            Width::Ymm => self.spin_ymm(heartbeat, previous, end),
+            Width::Zmm => self.spin_zmm(heartbeat, previous, end),
         };
         part.register_checks.store(checks, Relaxed);
         self.compare(part, words);
@@ -98,6 +107,10 @@ fn width() -> Width {
 }
 
 #[target_feature(enable = "xsave")]
+/// Register XCR0: which vector registers the system keeps.
+///
+/// # Safety
+/// CPUID must say that XGETBV may be used (OSXSAVE).
 unsafe fn xgetbv0() -> u64 {
     // SAFETY: register 0 always exists; the caller has seen OSXSAVE.
     unsafe { _xgetbv(0) }
@@ -107,10 +120,10 @@ unsafe fn xgetbv0() -> u64 {
 macro_rules! spin_loop {
     ($name:ident, $load:literal, $store:literal, $registers:literal, $after:literal) => {
         #[inline(never)]
-        fn $name(&mut self, heartbeat: *const AtomicU64, previous: u64, deadline: u64, floor: u64) -> Spun {
+        fn $name(&mut self, heartbeat: *const AtomicU64, previous: u64, end: &End<'_>) -> Spun {
             let (mut last, now) = (previous, 0u64);
             let mut now = now;
-            // SAFETY: reads `loaded`, writes `stored` and the two words at `heartbeat` (layout.rs keeps them first),
+            // SAFETY: reads `loaded` and `interrupted`, writes `stored` and the two words at `heartbeat` (layout.rs keeps them first),
             // which only this vCPU writes. The code around it is compiled for SSE2, so xmm0–15 are all it can lose.
             unsafe {
                 asm!(
@@ -128,6 +141,8 @@ macro_rules! spin_loop {
                     "cmp rcx, {floor}",
                     "jae 3f",
                     "mov {last}, rax",
+                    "cmp dword ptr [{interrupted}], 0",
+                    "jne 3f",
                     "cmp rax, {deadline}",
                     "jb 2b",
                     "3:",
@@ -138,8 +153,9 @@ macro_rules! spin_loop {
                     heartbeat = in(reg) heartbeat,
                     loaded = in(reg) self.loaded.0.as_ptr(),
                     stored = in(reg) self.stored.0.as_mut_ptr(),
-                    floor = in(reg) floor,
-                    deadline = in(reg) deadline,
+                    floor = in(reg) end.floor,
+                    deadline = in(reg) end.deadline,
+                    interrupted = in(reg) end.interrupted.as_ptr(),
                     last = inout(reg) last,
                     inout("rax") now,
                     out("rcx") _,

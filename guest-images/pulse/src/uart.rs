@@ -40,8 +40,13 @@ pub fn send(byte: u8) {
     outb(DATA, byte);
 }
 
-/// Sends text at once, for reports that nothing comes after.
-pub struct Blocking;
+/// Sends text at once: at boot, and in reports that nothing comes after.
+pub fn say(text: core::fmt::Arguments<'_>) {
+    // `Blocking` never fails.
+    let _ = core::fmt::Write::write_fmt(&mut Blocking, text);
+}
+
+struct Blocking;
 
 impl core::fmt::Write for Blocking {
     fn write_str(&mut self, text: &str) -> core::fmt::Result {

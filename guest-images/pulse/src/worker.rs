@@ -8,14 +8,15 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use telemetry::gaps::{Activity, StepClock};
 use telemetry::layout::VcpuPart;
 use telemetry::oracle::{Checker, Content, Writer};
-use telemetry::{Idle, Phase};
+use telemetry::{DirtyRate, Idle, Phase};
 
 use crate::check::Check;
 use crate::cpu::{self, rdtsc};
 use crate::guest::{self, Guest};
 use crate::housekeeping::Housekeeping;
+use crate::net::{self, Hands, Network, Walk};
 use crate::schedule::Schedule;
-use crate::spin::Registers;
+use crate::spin::{End, Registers};
 use crate::{apic, image};
 
 /// A vCPU at work.
@@ -30,6 +31,9 @@ struct Worker {
     next_poll: u64,
     /// vCPU 0 does the guest's own chores.
     housekeeping: Option<Housekeeping>,
+    /// vCPU 0 serves the network, if there is one.
+    network: Option<&'static mut Network>,
+    walk: Walk,
 }
 
 /// Runs vCPU `vcpu` for ever. Called once for each.
@@ -57,16 +61,39 @@ pub fn run(vcpu: usize) -> ! {
         check: None,
         next_poll: 0,
         housekeeping: (vcpu == 0).then(Housekeeping::new),
+        network: None,
+        walk: Walk::over(slice.len()),
     };
+    if vcpu == 0 {
+        worker.start_network();
+    }
     worker.fill();
     worker.wait_for_all();
     if guest.line.idle == Idle::Halt {
-        apic::start_timer(guest.tsc_khz);
+        // A tick costs the host some 70 µs: one that finds nothing to write comes less often.
+        let period_ms = if guest.line.dirty_rate == DirtyRate::PagesPerSecond(0) { 4 } else { 1 };
+        worker.clock.sleeps_for(period_ms * guest.tsc_khz);
+        apic::start_timer(guest.tsc_khz, period_ms);
     }
     worker.work()
 }
 
 impl Worker {
+    /// On vCPU 0: its console says what became of it, and devices interrupt it.
+    fn start_network(&mut self) {
+        // SAFETY: `run` is called once for each vCPU, and this for vCPU 0 alone.
+        let started = unsafe { Network::start(self.guest) };
+        let Some(housekeeping) = &mut self.housekeeping else { return };
+        match started {
+            Ok(Some(network)) => {
+                housekeeping.say(format_args!("{network}"));
+                self.network = Some(network);
+            }
+            Ok(None) => {}
+            Err(reason) => housekeeping.say(format_args!("{reason}")),
+        }
+    }
+
     fn fill(&mut self) {
         self.part.phase.store(Phase::Filling as u64, Relaxed);
         let own = self.guest.slice(self.guest.working_set, self.vcpu);
@@ -123,10 +150,11 @@ impl Worker {
                 self.part.pages_written.store(self.writer.sequence(), Relaxed);
                 self.clock.step(rdtsc(), Activity::Write);
             }
+            let served = self.serve();
             // A check goes on between writes, however fast they come.
             if self.check.is_some() {
                 self.check_one();
-            } else if !due && !self.talk() {
+            } else if !due && !served && !self.talk() {
                 self.idle(schedule.next_tsc().min(self.next_poll));
             }
         }
@@ -141,20 +169,35 @@ impl Worker {
         talked
     }
 
+    /// One step of the network service, if there is anything to do.
+    fn serve(&mut self) -> bool {
+        let Some(network) = &mut self.network else { return false };
+        let Self { guest, part, writer, walk, .. } = self;
+        let served = network.step(self.clock.last_tsc(), &mut Hands { guest, part, writer, walk });
+        if served {
+            network.publish(&guest::telemetry().header.network);
+            self.clock.step(rdtsc(), Activity::Network);
+        }
+        served
+    }
+
     fn idle(&mut self, deadline: u64) {
+        // What other vCPUs sleep through or spin on is theirs: devices interrupt vCPU 0.
+        let interrupted = if self.network.is_some() { net::interrupted() } else { cpu::never() };
         if self.guest.line.idle == Idle::Halt {
-            cpu::halt();
+            cpu::halt_unless(interrupted);
             self.part.halts.store(self.part.halts.load(Relaxed) + 1, Relaxed);
             self.clock.step(rdtsc(), Activity::Halt);
         } else {
             let previous = self.clock.last_tsc();
             let floor = self.clock.floor_ticks();
-            let spun = self.registers.spin(self.part, self.vcpu, previous, deadline, floor);
+            let end = End { deadline, floor, interrupted };
+            let spun = self.registers.spin(self.part, self.vcpu, previous, &end);
             self.clock.measure(spun.previous, spun.now, Activity::Spin);
         }
     }
 
-    /// Once a millisecond: what does the host ask?
+    /// Once a millisecond, or tick: what does the host ask?
     fn poll(&mut self, now: u64) {
         self.next_poll = now + self.guest.tsc_khz;
         let telemetry = guest::telemetry();
@@ -171,6 +214,9 @@ impl Worker {
             let image = (self.vcpu == 0).then(image::Checker::new);
             self.check = Some(Check::new(checker, image, (host_request, own_request), now));
             self.part.phase.store(Phase::Checking as u64, Relaxed);
+        }
+        if let Some(network) = &mut self.network {
+            network.look();
         }
         if let Some(housekeeping) = &mut self.housekeeping {
             housekeeping.poll(self.guest, now);

@@ -40,8 +40,8 @@ fn a_page_that_falls_back_is_stale() {
         return;
     };
     machine.wait_until("two rounds of the working set", |now| now.pages_written() > 2_100);
-    // The image ends below 4 MiB, and the working set is the first memory after it and the table.
-    let address = 4 * MIB;
+    // The image ends below 6 MiB, and the working set is the first memory after it and the table.
+    let address = 8 * MIB;
     let old = machine.read(address, 4096);
     let first = machine.snapshot();
     let number = first.pages_written();

@@ -62,6 +62,7 @@ pub fn launch(
     memory_bytes: u64,
     vcpus: u64,
     line: &str,
+    devices: &[String],
 ) -> Option<Launched> {
     let shm = Path::new("/dev/shm");
     let directory = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
@@ -75,6 +76,7 @@ pub fn launch(
         .args(by.arguments())
         .args(["-M", kind.argument(), "-object", &backend])
         .args(["-m", &format!("{}M", memory_bytes >> 20), "-smp", &vcpus.to_string()])
+        .args(devices)
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-append", line, "-kernel"])
         .arg(&image)

@@ -41,15 +41,28 @@ impl Machine {
         memory_bytes: u64,
         line: &CommandLine,
     ) -> Option<Self> {
-        Self::spawn(kind, by, memory_bytes, line.vcpus, &line.to_string())
+        Self::spawn(kind, by, memory_bytes, line.vcpus, &line.to_string(), &[])
     }
 
     pub fn start_with(line: &str, memory_bytes: u64) -> Option<Self> {
-        Self::spawn(MachineKind::Microvm, Accelerator::best(), memory_bytes, 1, line)
+        Self::spawn(MachineKind::Microvm, Accelerator::best(), memory_bytes, 1, line, &[])
     }
 
-    fn spawn(kind: MachineKind, by: Accelerator, memory_bytes: u64, vcpus: u64, line: &str) -> Option<Self> {
-        let Launched { mut qemu, memory, directory } = launch(kind, by, memory_bytes, vcpus, line)?;
+    /// With devices besides the usual ones, as QEMU's arguments.
+    pub fn start_with_devices(memory_bytes: u64, line: &CommandLine, devices: &[String]) -> Option<Self> {
+        let by = Accelerator::best();
+        Self::spawn(MachineKind::Microvm, by, memory_bytes, line.vcpus, &line.to_string(), devices)
+    }
+
+    fn spawn(
+        kind: MachineKind,
+        by: Accelerator,
+        memory_bytes: u64,
+        vcpus: u64,
+        line: &str,
+        devices: &[String],
+    ) -> Option<Self> {
+        let Launched { mut qemu, memory, directory } = launch(kind, by, memory_bytes, vcpus, line, devices)?;
         let (sender, lines) = channel();
         let output = BufReader::new(qemu.stdout.take().unwrap());
         std::thread::spawn(move || {

@@ -7,6 +7,7 @@ mod damage;
 mod gaps;
 mod launch;
 mod machine;
+mod network;
 
 use guest_images::pulse::{CommandLine, DirtyRate, Fill, Idle, Pattern};
 use launch::{Accelerator, MachineKind};
