@@ -1,8 +1,10 @@
 //! `results.json`: what was measured, where, and by which command.
 
+mod client;
 mod file;
 mod run;
 
+pub use client::{Brownout, ClientReport, Percentiles, ResponseTimes, UdpReport};
 pub use file::{ResultsFile, read, write_whole};
 pub use run::{ENGINE, PageFaults, Run, RunOutcome};
 
