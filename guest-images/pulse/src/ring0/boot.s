@@ -81,7 +81,7 @@ long_mode:
                 mov %ebp, %edi
                 mov %r8d, %esi
                 mov $ring3_main, %ecx
-                mov $0x202, %edx                // interrupts on
+                mov $0x3202, %edx               // interrupts on, IOPL=3
 
 // EDI = vCPU, RSI = second argument, ECX = function, EDX = flags. The function does not return, and its stack is new.
 enter_ring3:

@@ -81,5 +81,5 @@ fault:
                 sub $TSS_SELECTOR, %edi
                 shr $4, %edi
                 mov $ring3_fault, %ecx
-                mov $2, %edx
+                mov $0x3002, %edx
                 jmp enter_ring3

@@ -28,7 +28,9 @@ gdt:            .quad 0
                 .quad 0x00cff3000000ffff        // USER_DATA
                 .quad 0x00affb000000ffff        // USER_CODE
                 .quad 0x00cf9b000000ffff        // CODE32
-                // Only the boot processor may do port I/O from ring 3: its TSS has the bitmap. (IOPL=3 is not kept.)
+                // Port I/O from ring 3: by IOPL=3, which KVM with page-table virtualisation does not keep, and there by
+                // this bitmap. QEMU's software CPU, as a host, looks into no TSS that is busy, as TR always is once KVM
+                // has set it.
                 tss_descriptor TSS_0, 104 + 8192
 .set i, 0
 .rept 15

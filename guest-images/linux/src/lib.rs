@@ -1,0 +1,14 @@
+//! What Linux machines are made of that are small enough to boot in seconds: Debian's kernel with the modules it needs,
+//! a static busybox, and programs of this workspace, in one initial RAM disk.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`debian`] | where kernel and busybox come from |
+//! | [`modules`] | which modules, in which order |
+//! | [`static_programs`] | programs of this workspace without libraries |
+//! | [`cpio`] | the archive |
+
+pub mod cpio;
+pub mod debian;
+pub mod modules;
+pub mod static_programs;

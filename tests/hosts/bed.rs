@@ -1,0 +1,249 @@
+//! The bed: some hosts, and the network between them.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use linux_guest::{
+    debian::{Debian, Missing},
+    static_programs::{self, BuildError},
+};
+use tempfile::TempDir;
+
+use super::{
+    Link, QEMU,
+    agent::CommandError,
+    host::{Booting, Host, HostConfig, Place},
+    image::{self, Programs},
+    switch::Switch,
+    tsc,
+};
+
+/// How long hosts may take to come up: seconds, or minutes where others use the processors, too.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How long setting a link may take.
+const SHAPING: Duration = Duration::from_secs(30);
+
+/// What a bed is made of.
+#[derive(Debug, Clone)]
+pub struct BedConfig {
+    /// The hosts that run guests: `host-1` at 10.77.0.1, `host-2` …
+    pub hosts: Vec<HostConfig>,
+    /// Whether there is a client, at 10.77.0.100, outside of them.
+    pub has_client: bool,
+    /// Files of this machine to have on each host: from, to. They may be run there.
+    pub files: Vec<(PathBuf, String)>,
+}
+
+impl BedConfig {
+    /// Two hosts.
+    pub fn two() -> BedConfig {
+        let hosts = vec![HostConfig::with_kvm(); 2];
+        BedConfig { hosts, has_client: false, files: Vec::new() }
+    }
+
+    /// Two hosts and a client.
+    pub fn two_and_client() -> BedConfig {
+        BedConfig { has_client: true, ..BedConfig::two() }
+    }
+}
+
+/// Why there is no bed.
+#[derive(Debug, thiserror::Error)]
+pub enum BedError {
+    /// No QEMU.
+    #[error("{QEMU} cannot be run ({0}): install Debian's qemu-system-x86")]
+    NoQemu(String),
+    /// A QEMU without `-netdev stream`.
+    #[error("{QEMU} is version {0}: 7.2 or newer is needed")]
+    OldQemu(String),
+    /// No kernel or no busybox for the hosts.
+    #[error(transparent)]
+    NoDebian(#[from] Missing),
+    /// `ferry` does not build.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// A file.
+    #[error("{doing} {path}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A host does not come up.
+    #[error("{host} does not come up: {why}; its console:\n{console}")]
+    NotUp {
+        /// Which.
+        host: String,
+        /// What is known.
+        why: String,
+        /// What QEMU and its kernel said.
+        console: String,
+    },
+    /// A link cannot be set.
+    #[error("set {link} on {host}: {words}")]
+    Shape {
+        /// Where.
+        host: String,
+        /// To what.
+        link: String,
+        /// What was said.
+        words: String,
+    },
+    /// A host is down.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
+impl BedError {
+    pub(super) fn io(doing: &'static str, path: &Path, source: io::Error) -> BedError {
+        BedError::Io { doing, path: path.to_owned(), source }
+    }
+
+    /// Whether this machine lacks something a bed needs, rather than something being broken.
+    pub fn is_lack(&self) -> bool {
+        matches!(self, BedError::NoQemu(_) | BedError::OldQemu(_) | BedError::NoDebian(_))
+    }
+}
+
+/// Hosts that are up. Dropping it ends them and leaves nothing behind.
+pub struct Bed {
+    // Before the directory, so that it is unused when it goes.
+    hosts: Vec<Host>,
+    kvm_hosts: usize,
+    switch: Switch,
+    directory: TempDir,
+}
+
+impl Bed {
+    /// Builds `ferry` and boots the hosts. `FERRY_BIN` names a static `ferry` to use instead of this workspace's.
+    ///
+    /// # Errors
+    /// [`BedError`]; [`BedError::is_lack`] tells a machine that cannot from a bed that is broken.
+    pub fn up(config: &BedConfig) -> Result<Bed, BedError> {
+        check_qemu()?;
+        let debian = Debian::find()?;
+        let programs = programs()?;
+        let directory = tempfile::Builder::new().prefix("ferry-hosts-").tempdir();
+        let directory =
+            directory.map_err(|e| BedError::io("create a directory in", &std::env::temp_dir(), e))?;
+        let initrd = directory.path().join("host.cpio");
+        image::write(&initrd, &debian, &programs, &config.files)
+            .map_err(|e| BedError::io("write", &initrd, e))?;
+        let mut members: Vec<(String, String, HostConfig)> = Vec::new();
+        for (index, host) in config.hosts.iter().enumerate() {
+            members.push((format!("host-{}", index + 1), format!("10.77.0.{}", index + 1), host.clone()));
+        }
+        if config.has_client {
+            members.push(("client".to_owned(), "10.77.0.100".to_owned(), HostConfig::client()));
+        }
+        let all = members
+            .iter()
+            .map(|(name, address, _)| format!("{name}={address}"))
+            .collect::<Vec<_>>()
+            .join(",");
+        let tsc_khz = tsc::khz();
+        let start = |(index, (name, address, host)): (usize, &(String, String, HostConfig))| {
+            let place = Place {
+                name: name.clone(),
+                address: address.clone(),
+                hosts: &all,
+                directory: directory.path(),
+                kernel: &debian.kernel,
+                initrd: &initrd,
+                index,
+                tsc_khz,
+            };
+            Booting::start(&place, host)
+        };
+        // All boot at a time.
+        let booting = members.iter().enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
+        let switch = Switch::default();
+        let hosts =
+            booting.into_iter().map(|host| host.finish(&switch, PATIENCE)).collect::<Result<_, _>>()?;
+        Ok(Bed { hosts, kvm_hosts: config.hosts.len(), switch, directory })
+    }
+
+    /// A host that runs guests, counted from 0: `host(0)` is `host-1`.
+    ///
+    /// # Panics
+    /// If the bed has no such host.
+    pub fn host(&self, index: usize) -> &Host {
+        &self.hosts[..self.kvm_hosts][index]
+    }
+
+    /// All of them, the client last.
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// The client.
+    ///
+    /// # Panics
+    /// If the bed has none.
+    pub fn client(&self) -> &Host {
+        assert!(self.hosts.len() > self.kvm_hosts, "the bed was made without a client");
+        &self.hosts[self.kvm_hosts]
+    }
+
+    /// Where sockets and logs are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Gives what leaves each host these qualities, in its own kernel. The client's way out is left alone.
+    ///
+    /// # Errors
+    /// If a host does not do it.
+    pub fn link(&self, link: &Link) -> Result<(), BedError> {
+        for host in &self.hosts[..self.kvm_hosts] {
+            let output = host.run(&format!("shape eth0 {link}"), SHAPING)?;
+            if output.status != 0 {
+                let (host, words) = (host.name().to_owned(), output.error_text());
+                return Err(BedError::Shape { host, link: link.to_string(), words });
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts the link between two hosts, counted from 0; their links to others stay.
+    pub fn cut(&self, one: usize, other: usize) {
+        self.switch.cut(one, other, true);
+    }
+
+    /// Mends it.
+    pub fn mend(&self, one: usize, other: usize) {
+        self.switch.cut(one, other, false);
+    }
+}
+
+/// This workspace's programs, or `FERRY_BIN` and the agent.
+fn programs() -> Result<Programs, BedError> {
+    let agent = ("ferry-tests", "host-agent");
+    if let Some(ferry) = std::env::var_os("FERRY_BIN") {
+        return Ok(Programs {
+            ferry: ferry.into(),
+            agent: static_programs::build(&[agent])?.join("host-agent"),
+        });
+    }
+    let directory = static_programs::build(&[("migrator", "ferry"), agent])?;
+    Ok(Programs { ferry: directory.join("ferry"), agent: directory.join("host-agent") })
+}
+
+fn check_qemu() -> Result<(), BedError> {
+    let output = Command::new(QEMU).arg("--version").output().map_err(|e| BedError::NoQemu(e.to_string()))?;
+    // QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.split_whitespace().nth(3).unwrap_or("of unknown number").to_owned();
+    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
+    let version_is = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version_is < (7, 2) { Err(BedError::OldQemu(version)) } else { Ok(()) }
+}

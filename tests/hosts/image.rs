@@ -1,0 +1,68 @@
+//! A host's initial RAM disk: busybox, the modules, `ferry` and the agent.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter},
+    path::{Path, PathBuf},
+};
+
+use linux_guest::{cpio::Archive, debian::Debian, modules::Modules};
+
+/// What a host's kernel needs beside what is built into it: its own devices, machines for guests, their networks, and
+/// bad links.
+const MODULES: [&str; 15] = [
+    "virtio_pci",
+    "virtio_console",
+    "virtio_net",
+    "virtio_blk",
+    "virtio_rng",
+    "kvm-amd",
+    "tun",
+    "veth",
+    "bridge",
+    "sch_netem",
+    "sch_tbf",
+    "sch_ingress",
+    "loop",
+    "ext4",
+    "af_packet",
+];
+
+/// The programs of this workspace that a host has in `/bin`.
+pub(super) struct Programs {
+    /// The command that is tested, a static program.
+    pub ferry: PathBuf,
+    /// Who runs commands there.
+    pub agent: PathBuf,
+}
+
+/// Writes the RAM disk to `path`. `files` are the user's own: where from, and where to.
+pub(super) fn write(
+    path: &Path,
+    debian: &Debian,
+    programs: &Programs,
+    files: &[(PathBuf, String)],
+) -> io::Result<()> {
+    let mut archive = Archive::new(BufWriter::new(File::create(path)?));
+    archive.file("etc/inittab", 0o644, include_bytes!("files/inittab"))?;
+    archive.file("etc/rcS", 0o755, include_bytes!("files/rcS"))?;
+    archive.copy("bin/busybox", 0o755, &debian.busybox)?;
+    archive.symlink("init", "bin/busybox")?;
+    archive.symlink("bin/sh", "busybox")?;
+    archive.symlink("bin/init", "busybox")?;
+    archive.copy("bin/ferry", 0o755, &programs.ferry)?;
+    archive.copy("bin/host-agent", 0o755, &programs.agent)?;
+    archive.symlink("bin/shape", "host-agent")?;
+    let mut order = String::new();
+    for module in Modules::of(&debian.modules)?.in_load_order(&MODULES)? {
+        archive.file(&format!("modules/{}.ko", module.name), 0o644, &module.bytes)?;
+        order.push_str(&module.name);
+        order.push('\n');
+    }
+    archive.file("modules/order", 0o644, order.as_bytes())?;
+    for (from, to) in files {
+        archive.copy(to, 0o755, from)?;
+    }
+    archive.finish()?;
+    Ok(())
+}
