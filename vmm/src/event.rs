@@ -16,8 +16,12 @@ pub enum Event {
         /// What it wrote.
         code: u8,
     },
-    /// The guest asked for a reset through the keyboard controller.
+    /// The guest asked for a reset, by ACPI or through the keyboard controller.
     ResetRequested,
+    /// The guest turned the machine off.
+    PoweredOff,
+    /// The guest's kernel told that it panicked.
+    Panicked,
     /// A triple fault, or a shutdown asked of KVM.
     Shutdown {
         /// The vCPU.
@@ -70,6 +74,8 @@ impl fmt::Display for Event {
         match self {
             Event::Exited { code } => write!(f, "the guest exited with code {code}"),
             Event::ResetRequested => write!(f, "the guest asked for a reset"),
+            Event::PoweredOff => write!(f, "the guest powered off"),
+            Event::Panicked => write!(f, "the guest's kernel panicked"),
             Event::Shutdown { vcpu } => write!(f, "vCPU {vcpu} shut down (triple fault)"),
             Event::Failed { vcpu, reason, registers } => {
                 write!(f, "vCPU {vcpu} cannot go on: {reason}")?;

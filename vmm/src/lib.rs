@@ -8,7 +8,8 @@
 //! | [`MissingPages`] (`missing/`) | pages that come later, by userfaultfd |
 //! | [`CpuModel`] (`cpu/`) | the CPU a guest is given, and whether another host can go on being it |
 //! | `devices/` | the bus, the serial port with its [`Console`], the exit port; `virtio/`: network card, random bytes |
-//! | `boot/` | an ELF kernel by the PVH protocol |
+//! | `boot/` | a kernel into memory: bzImage or ELF, by Linux's own protocol or PVH |
+//! | `acpi/` | how it learns of processors, devices and the power switch |
 //! | `state/` | saved state: named, versioned, length-checked, checksummed sections |
 //! | [`probe`] (`host`) | what this host can do |
 //!
@@ -25,6 +26,7 @@
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
+mod acpi;
 mod boot;
 mod config;
 mod cpu;

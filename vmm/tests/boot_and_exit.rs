@@ -75,10 +75,10 @@ fn a_machine_boots_once_and_a_bad_kernel_does_not_count() {
         return;
     }
     let mut vm = machine();
-    assert!(matches!(vm.boot(b"#!/bin/sh", "", None), Err(BootError::NotElf { .. })));
+    assert!(matches!(vm.boot(b"#!/bin/sh", "", None), Err(BootError::NotAKernel { .. })));
     let mut no_note = elf(&[0xf4]);
     no_note[64 + 56] = 0;
-    assert!(matches!(vm.boot(&no_note, "", None), Err(BootError::NoPvhEntry)));
+    assert!(matches!(vm.boot(&no_note, "", None), Err(BootError::NoEntry)));
     let mut low = elf(&[0xf4]);
     low[64 + 24..64 + 32].copy_from_slice(&0x7000u64.to_le_bytes());
     assert!(matches!(vm.boot(&low, "", None), Err(BootError::SegmentTooLow { address: 0x7000 })));

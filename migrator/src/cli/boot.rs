@@ -12,12 +12,17 @@ use crate::{
     sim::{SimVm, SimWorkload},
 };
 
+/// The command line of a kernel that is given none: Linux's console on the serial port, and a reset, which ends it here, as
+/// soon as it panics.
+#[cfg(feature = "kvm")]
+const LINUX_COMMAND_LINE: &str = "console=ttyS0 panic=-1";
+
 /// A guest to boot.
 #[cfg_attr(not(feature = "kvm"), allow(dead_code))]
 pub struct Guest {
     /// `pulse`, `sim`, or nothing if a kernel is given.
     pub image: Option<String>,
-    /// A kernel to boot by PVH.
+    /// A kernel to boot.
     pub kernel: Option<PathBuf>,
     /// Its initial RAM disk.
     pub initrd: Option<PathBuf>,
@@ -154,7 +159,7 @@ impl Guest {
     #[cfg(feature = "kvm")]
     fn kernel(&self) -> anyhow::Result<(String, Vec<u8>, String)> {
         if let Some(path) = &self.kernel {
-            let command_line = self.command_line.clone().unwrap_or_default();
+            let command_line = self.command_line.clone().unwrap_or_else(|| LINUX_COMMAND_LINE.to_owned());
             return Ok((path.display().to_string(), read(path)?, command_line));
         }
         let mut words = self.words.clone();

@@ -22,13 +22,13 @@ pub struct Run {
     /// Options of a built-in guest, as in working-set=64MiB rate=10000
     #[arg(value_name = "KEY=VALUE", conflicts_with = "kernel")]
     words: Vec<String>,
-    /// Boot this kernel instead: an ELF file with a PVH entry point (vmlinux)
+    /// Boot this kernel instead: a Linux kernel (vmlinuz or vmlinux), or an ELF file with a PVH entry point
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
     /// Initial RAM disk for the kernel
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
-    /// Command line for the kernel
+    /// Command line for the kernel [default for --kernel: "console=ttyS0 panic=-1"]
     #[arg(long, value_name = "TEXT")]
     cmdline: Option<String>,
     /// The name to go by [default: the guest's, then pulse-2 …]
@@ -62,10 +62,14 @@ Examples:
   ferry run pulse --detach --name db
   ferry run pulse net=10.0.0.2/24 --net tap=ferry0
   ferry run sim
-  ferry run --kernel vmlinux --initrd initrd --cmdline console=ttyS0
+  ferry run --kernel vmlinuz --initrd initrd
+  ferry run --kernel vmlinuz --initrd initrd --cmdline 'console=ttyS0 panic=-1 quiet'
 
 Options of pulse: fill=random|zeros|text, fill-bytes=SIZE, working-set=SIZE, rate=PAGES|max,
-pattern=random|sequential|hot-cold, idle=spin|halt, seed=N, check=SECONDS, net=ADDRESS/PREFIX[,gw=ADDRESS].";
+pattern=random|sequential|hot-cold, idle=spin|halt, seed=N, check=SECONDS, net=ADDRESS/PREFIX[,gw=ADDRESS].
+
+Exit code: 0 after the guest powered off, 3 after it asked for a reset (a reboot ends it here; so does a panic with
+panic=-1), 4 after its kernel said that it panicked, 1 after a triple fault or another failure; a built-in guest's own.";
 
 impl Run {
     /// Runs the guest to its end.

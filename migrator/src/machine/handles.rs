@@ -129,9 +129,12 @@ impl Handles {
 fn ending(event: &vmm::Event) -> Ending {
     match event {
         vmm::Event::Exited { code } => Ending { exit_code: *code, words: event.to_string() },
+        vmm::Event::PoweredOff => Ending { exit_code: 0, words: event.to_string() },
+        // Not 0: a kernel that panicked asks for a reset as well, if it was told to (`panic=-1`).
         vmm::Event::ResetRequested => {
-            Ending { exit_code: 0, words: "the guest asked for a reset, which ends it here".to_owned() }
+            Ending { exit_code: 3, words: "the guest asked for a reset, which ends it here".to_owned() }
         }
+        vmm::Event::Panicked => Ending { exit_code: 4, words: event.to_string() },
         vmm::Event::Shutdown { .. } | vmm::Event::Failed { .. } => {
             Ending { exit_code: 1, words: event.to_string() }
         }

@@ -1,66 +1,92 @@
 //! Booting: a kernel into memory, and a vCPU at its door.
+//!
+//! The file's contents decide, not its name:
+//!
+//! | file | entered by |
+//! |---|---|
+//! | bzImage (`vmlinuz`), as distributions ship it: unpacks itself | `linux`: Linux's 64-bit boot protocol |
+//! | ELF with a PVH note (`vmlinux` with CONFIG_PVH, other kernels) | `pvh` |
+//! | ELF without one, linked as Linux is (`vmlinux`) | `linux` |
+//!
+//! ```text
+//! 0x0500  GDT
+//! 0x6000  hvm_start_info, its module entry and memory map       (PVH)
+//! 0x7000  boot_params, "the zero page"                          (Linux)
+//! 0x8000  command line
+//! 0x9000  page tables that map the first 4 GiB to themselves    (Linux)
+//! 0xe0000 ACPI tables, see `acpi`
+//! 0xffff0 what a jump to the firmware leads to, see `reset_vector`
+//! 1 MiB   kernel …
+//!         … initrd, at the end of low memory
+//! ```
 
+mod elf;
+mod error;
+mod format;
+mod linux;
+mod memory_map;
+mod place;
 mod pvh;
+mod reset_vector;
+mod segments;
 
-use thiserror::Error;
+use kvm_bindings::{kvm_regs, kvm_sregs};
 
-use crate::kvm::CallError;
+use self::elf::ElfEntry;
+use self::format::Format;
+use self::place::Payload;
+use crate::acpi;
+use crate::memory::GuestMemory;
 
-pub(crate) use self::pvh::load;
+pub use self::error::BootError;
 
 /// Most bytes of a kernel's command line, its closing zero included.
 pub const MAX_COMMAND_LINE_BYTES: usize = 4096;
 
-/// A kernel could not be booted. The machine is as new: another one may be tried.
-#[derive(Debug, Error)]
-pub enum BootError {
-    /// The machine booted or was restored before.
-    #[error("boot: the machine has a guest already")]
-    NotNew,
-    /// Not an ELF file.
-    #[error(
-        "the kernel is not an ELF file (it starts with {start:02x?}); a bzImage is not supported yet, use vmlinux"
-    )]
-    NotElf {
-        /// The file's first bytes.
-        start: Vec<u8>,
-    },
-    /// An ELF file that cannot be loaded.
-    #[error("load the kernel's segments")]
-    Load(#[source] linux_loader::loader::Error),
-    /// An ELF file without the note that says where to enter.
-    #[error("the kernel has no PVH entry point (ELF note `Xen` of type 18); Linux has it with CONFIG_PVH")]
-    NoPvhEntry,
-    /// A segment where the boot information goes, or in the hole for ROMs and video below 1 MiB.
-    #[error("the kernel has a segment at {address:#x}, below 1 MiB")]
-    SegmentTooLow {
-        /// The segment's guest-physical address.
-        address: u64,
-    },
-    /// Memory is too small.
-    #[error("kernel and initrd need {needed} bytes of memory below 3 GiB, and the guest has {available}")]
-    TooLarge {
-        /// Bytes needed, from address 0 on.
-        needed: u64,
-        /// Bytes the guest has there.
-        available: u64,
-    },
-    /// A command line that is too long.
-    #[error("the command line has {bytes} bytes, more than the limit of {}", MAX_COMMAND_LINE_BYTES - 1)]
-    CommandLineTooLong {
-        /// Its length.
-        bytes: usize,
-    },
-    /// A zero byte in the command line would end it early.
-    #[error("the command line has a zero byte at {at}")]
-    CommandLineHasZero {
-        /// Its place.
-        at: usize,
-    },
-    /// Boot information could not be written.
-    #[error("write boot information")]
-    Write(#[from] crate::memory::AccessError),
-    /// The first vCPU could not be set up.
-    #[error("set up vCPU 0 to enter the kernel")]
-    Vcpu(#[from] CallError),
+/// Where the PC's hole for video memory and ROMs starts.
+const ROM_HOLE_START: u64 = 0xa_0000;
+/// Kernels live above.
+const ONE_MIB: u64 = 0x10_0000;
+const GDT: u64 = 0x500;
+const COMMAND_LINE: u64 = 0x8000;
+
+/// Where and how a loaded kernel is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// In protected mode without paging.
+    Pvh(u64),
+    /// In long mode.
+    Linux(u64),
+}
+
+impl Entry {
+    /// Sets the registers it is entered with.
+    pub(crate) fn set_registers(self, regs: &mut kvm_regs, sregs: &mut kvm_sregs) {
+        match self {
+            Entry::Pvh(address) => pvh::set_registers(address, regs, sregs),
+            Entry::Linux(address) => linux::set_registers(address, regs, sregs),
+        }
+    }
+}
+
+/// Puts kernel, command line, initrd, boot information and ACPI tables into memory.
+pub(crate) fn load(
+    memory: &GuestMemory,
+    kernel: &[u8],
+    command_line: &str,
+    initrd: Option<&[u8]>,
+    machine: &acpi::Machine,
+) -> Result<Entry, BootError> {
+    let virtio_devices = usize::from(machine.virtio_devices);
+    let payload = Payload { command_line, initrd: initrd.unwrap_or_default(), virtio_devices };
+    let entry = match format::of(kernel)? {
+        Format::BzImage => linux::load_bzimage(memory, kernel, payload)?,
+        Format::Elf => match elf::load(memory, kernel, payload)? {
+            (ElfEntry::Pvh(address), placed) => pvh::write(memory, address, placed)?,
+            (ElfEntry::Linux(address), placed) => linux::write(memory, address, placed)?,
+        },
+    };
+    acpi::write(memory, machine)?;
+    reset_vector::write(memory)?;
+    Ok(entry)
 }

@@ -13,6 +13,10 @@ pub(crate) enum Outcome {
     Exit(u8),
     /// The guest wants a reset.
     Reset,
+    /// The guest turned the machine off.
+    PowerOff,
+    /// The guest panicked.
+    Panic,
 }
 
 /// A device. Accesses come from vCPU threads, several at a time.

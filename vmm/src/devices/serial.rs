@@ -18,7 +18,7 @@ use super::interrupt::InterruptLine;
 /// COM1's ports.
 pub(crate) const PORTS: Range<u64> = 0x3f8..0x400;
 /// COM1's interrupt line.
-const INTERRUPT_LINE: u32 = 4;
+pub(crate) const INTERRUPT_LINE: u32 = 4;
 /// Most input bytes that wait for the guest to read: beyond, a writer is told that fewer were taken.
 pub const MAX_WAITING_INPUT_BYTES: usize = 64 << 10;
 /// The UART's own buffer (vm-superio's FIFO_SIZE).

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use kvm_bindings::{CpuId, kvm_cpuid_entry2};
+use kvm_bindings::{CpuId, kvm_cpuid_entry2, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use thiserror::Error;
 use vmm_sys_util::signal::Killable;
@@ -181,6 +181,20 @@ impl VcpuHandle {
         change(&mut regs, &mut sregs);
         vcpu.fd.set_sregs(&sregs).map_err(CallError::of("KVM_SET_SREGS"))?;
         vcpu.fd.set_regs(&regs).map_err(CallError::of("KVM_SET_REGS"))
+    }
+
+    /// Sets what firmware would have left in MSRs for a kernel to find.
+    pub(crate) fn set_boot_msrs(&self) -> Result<(), CallError> {
+        let vcpu = self.lock();
+        for (index, bits) in msrs::SET_AT_BOOT {
+            let mut msr = msrs::from_entries(&[kvm_msr_entry { index, ..Default::default() }]);
+            // A CPU that lacks one is none the worse for it.
+            if vcpu.fd.get_msrs(&mut msr).map_err(CallError::of("KVM_GET_MSRS"))? == 1 {
+                msr.as_mut_slice()[0].data |= bits;
+                vcpu.fd.set_msrs(&msr).map_err(CallError::of("KVM_SET_MSRS"))?;
+            }
+        }
+        Ok(())
     }
 
     fn kick(&self) {

@@ -16,6 +16,7 @@ const MSR_IA32_APICBASE: u32 = 0x1b;
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
 const MSR_IA32_TSC_DEADLINE: u32 = 0x6e0;
 const MSR_IA32_CR_PAT: u32 = 0x277;
+const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
 const MSR_EFER: u32 = 0xc000_0080;
 // arch/x86/include/uapi/asm/kvm_para.h
 const MSR_KVM_WALL_CLOCK: u32 = 0x11;
@@ -59,7 +60,7 @@ const ADDED: &[u32] = &[
     0x26d,
     0x26e,
     0x26f,
-    0x2ff,
+    MSR_MTRR_DEF_TYPE,
     0xc000_0081,
     0xc000_0082,
     0xc000_0083,
@@ -106,6 +107,10 @@ pub(crate) struct Msr {
     pub(crate) index: u32,
     pub(crate) value: u64,
 }
+
+/// What firmware leaves for a kernel to find, as bits to set. MTRRs on, and all memory write-back by default: with them off
+/// Linux takes it that the firmware forbids caching control, and does without page attributes, too. Fast string operations.
+pub(super) const SET_AT_BOOT: [(u32, u64); 2] = [(MSR_MTRR_DEF_TYPE, 0x806), (MSR_IA32_MISC_ENABLE, 1)];
 
 /// All MSRs of one vCPU, in the order in which they are written.
 pub(super) fn buffer_for(kvm: &Kvm, vcpu: &VcpuFd) -> Result<Msrs, CallError> {

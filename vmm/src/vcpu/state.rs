@@ -75,6 +75,8 @@ pub(super) struct StateBuffers {
     /// Bytes of extended registers, the header of 4096 included.
     xsave_bytes: usize,
     xsave_is_version_2: bool,
+    /// This host has XSAVE, and with it XCR0. Without, KVM knows no such register.
+    has_xcrs: bool,
 }
 
 impl StateBuffers {
@@ -92,6 +94,7 @@ impl StateBuffers {
             xsave,
             xsave_bytes,
             xsave_is_version_2: asked > 0,
+            has_xcrs: vm.check_extension(kvm_ioctls::Cap::Xcrs),
         })
     }
 
@@ -106,7 +109,9 @@ impl StateBuffers {
         state.sregs = vcpu.get_sregs().map_err(CallError::of("KVM_GET_SREGS"))?;
         self.read_xsave(vcpu)?;
         let state = &mut self.state;
-        state.xcrs = vcpu.get_xcrs().map_err(CallError::of("KVM_GET_XCRS"))?;
+        if self.has_xcrs {
+            state.xcrs = vcpu.get_xcrs().map_err(CallError::of("KVM_GET_XCRS"))?;
+        }
         state.debug_regs = vcpu.get_debug_regs().map_err(CallError::of("KVM_GET_DEBUGREGS"))?;
         state.events = vcpu.get_vcpu_events().map_err(CallError::of("KVM_GET_VCPU_EVENTS"))?;
         // LAPIC before MSRs: a timer that fires between the two is then still armed in the deadline MSR or already gone
@@ -155,7 +160,9 @@ impl StateBuffers {
         // SREGS hold EFER and the APIC's base: before the LAPIC, whose mode is in that base, and before the MSRs.
         vcpu.set_sregs(&state.sregs).map_err(CallError::of("KVM_SET_SREGS"))?;
         // XCR0 says which parts of XSAVE exist: before them.
-        vcpu.set_xcrs(&state.xcrs).map_err(CallError::of("KVM_SET_XCRS"))?;
+        if state.xcrs.nr_xcrs > 0 {
+            vcpu.set_xcrs(&state.xcrs).map_err(CallError::of("KVM_SET_XCRS"))?;
+        }
         self.write_xsave(vcpu, &state.xsave.0)?;
         // LAPIC before MSRs: the deadline MSR is only taken once the timer is in deadline mode.
         vcpu.set_lapic(&state.lapic).map_err(CallError::of("KVM_SET_LAPIC"))?;

@@ -121,6 +121,8 @@ impl VcpuThread {
             Outcome::Done => Next::Enter,
             Outcome::Exit(code) => Next::Stop(Some(Event::Exited { code })),
             Outcome::Reset => Next::Stop(Some(Event::ResetRequested)),
+            Outcome::PowerOff => Next::Stop(Some(Event::PoweredOff)),
+            Outcome::Panic => Next::Stop(Some(Event::Panicked)),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::cpu::CpuModel;
 use crate::devices::serial::{self, SerialPort};
 use crate::devices::virtio;
 use crate::devices::virtio::set::{Backend, DeviceCreateError};
-use crate::devices::{Bus, ExitPort, KeyboardController};
+use crate::devices::{Bus, ExitPort, KeyboardController, PanicPort, PowerRegisters, power};
 use crate::event::Events;
 use crate::host;
 use crate::kvm::{self, CallError, KvmError};
@@ -106,6 +106,8 @@ impl Vm {
                 (serial::PORTS, serial.clone() as _),
                 (ExitPort::PORTS, Arc::new(ExitPort)),
                 (KeyboardController::PORTS, Arc::new(KeyboardController)),
+                (power::PORTS, Arc::new(PowerRegisters)),
+                (PanicPort::PORTS, Arc::new(PanicPort)),
             ],
             devices.places(),
         ));

@@ -21,13 +21,14 @@ use std::sync::Arc;
 
 use kvm_ioctls::VmFd;
 
+use crate::acpi;
 use crate::boot::{self, BootError};
 use crate::config::VmConfig;
 use crate::cpu::CpuModel;
 use crate::devices::Console;
 use crate::devices::serial::SerialPort;
+use crate::devices::virtio::Devices;
 use crate::devices::virtio::net::NetPort;
-use crate::devices::virtio::{self, Devices};
 use crate::event::Events;
 use crate::memory::GuestMemory;
 use crate::memory::dirty_log::{DirtyLog, DirtyLogError};
@@ -110,9 +111,11 @@ impl Vm {
         self.devices.ports()
     }
 
-    /// Loads `kernel`, an ELF file with a PVH entry point, and readies vCPU 0 to enter it; the others wait to be started
-    /// by it. `initrd` is handed over as the first module. The command line is completed with where the devices are, as
-    /// Linux reads it (` virtio_mmio.device=4K@0xd0000000:16` for the first).
+    /// Loads `kernel` and readies vCPU 0 to enter it; the others wait to be started by it. It is a bzImage (`vmlinuz`) or
+    /// an ELF file (`vmlinux`, or any with a PVH entry point); its contents decide by which protocol it is entered.
+    /// `initrd` is handed over as the initial RAM disk, which PVH calls the first module. The kernel finds processors,
+    /// devices and the power switch by ACPI; one that is not Linux is told on its command line, too, where the devices are
+    /// (` virtio_mmio.device=4K@0xd0000000:16` for the first).
     pub fn boot(
         &mut self,
         kernel: &[u8],
@@ -122,10 +125,12 @@ impl Vm {
         if self.phase != Phase::New {
             return Err(BootError::NotNew);
         }
-        let command_line = command_line.to_owned() + &virtio::command_line(self.config.devices.len());
-        let entry = boot::load(&self.memory, kernel, &command_line, initrd)?;
+        let devices = self.config.devices.len() as u8;
+        let machine = acpi::Machine { vcpus: self.config.vcpus, virtio_devices: devices };
+        let entry = boot::load(&self.memory, kernel, command_line, initrd, &machine)?;
         let first = self.vcpus.first().expect("a machine has a vCPU");
         first.enter_at(|regs, sregs| entry.set_registers(regs, sregs))?;
+        self.vcpus.iter().try_for_each(VcpuHandle::set_boot_msrs)?;
         self.phase = Phase::Ready;
         Ok(())
     }
