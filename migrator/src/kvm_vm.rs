@@ -317,6 +317,11 @@ impl KvmHost {
                 Tap::open(name).map(Backend::Net).map_err(VmError::new("connect its network"))
             }
             DeviceConfig::Rng => Ok(Backend::Rng),
+            DeviceConfig::Console => Ok(Backend::Console),
+            DeviceConfig::Balloon => Ok(Backend::Balloon),
+            DeviceConfig::Block { .. } => {
+                Err(VmError::new("connect its disk")("a VM with disks cannot be received yet".to_owned()))
+            }
         };
         devices.iter().map(backend).collect()
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::devices::virtio::MAX_DEVICES;
+use crate::devices::virtio::block::SECTOR_BYTES;
 use crate::devices::virtio::net::MacAddress;
 use crate::memory::PAGE_BYTES;
 
@@ -55,13 +56,27 @@ pub enum DeviceConfig {
     },
     /// A source of random bytes.
     Rng,
+    /// A disk.
+    Block {
+        /// The guest may only read it.
+        read_only: bool,
+        /// Its size in bytes, a multiple of 512.
+        bytes: u64,
+    },
+    /// A console beside the serial port.
+    Console,
+    /// A balloon.
+    Balloon,
 }
 
 impl fmt::Display for DeviceConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DeviceConfig::Net { mac } => write!(f, "net {mac}"),
-            DeviceConfig::Rng => f.write_str("rng"),
+            DeviceConfig::Block { read_only, bytes } => {
+                write!(f, "block of {bytes} bytes{}", if *read_only { ", read-only" } else { "" })
+            }
+            DeviceConfig::Rng | DeviceConfig::Console | DeviceConfig::Balloon => f.write_str(self.name()),
         }
     }
 }
@@ -72,6 +87,9 @@ impl DeviceConfig {
         match self {
             DeviceConfig::Net { .. } => "net",
             DeviceConfig::Rng => "rng",
+            DeviceConfig::Block { .. } => "block",
+            DeviceConfig::Console => "console",
+            DeviceConfig::Balloon => "balloon",
         }
     }
 }
@@ -117,6 +135,16 @@ pub enum ConfigError {
         /// The address asked for.
         mac: MacAddress,
     },
+    /// Half a sector.
+    #[error(
+        "device {device} cannot be a disk of {bytes} bytes: it must be a multiple of {SECTOR_BYTES}, and not none"
+    )]
+    DiskBytes {
+        /// Which, in the order of the configuration.
+        device: usize,
+        /// The size asked for.
+        bytes: u64,
+    },
 }
 
 impl VmConfig {
@@ -143,7 +171,10 @@ impl VmConfig {
                 DeviceConfig::Net { mac } if !mac.is_unicast() => {
                     return Err(ConfigError::Mac { device, mac: *mac });
                 }
-                DeviceConfig::Net { .. } | DeviceConfig::Rng => {}
+                DeviceConfig::Block { bytes, .. } if *bytes == 0 || !bytes.is_multiple_of(SECTOR_BYTES) => {
+                    return Err(ConfigError::DiskBytes { device, bytes: *bytes });
+                }
+                _ => {}
             }
         }
         Ok(())

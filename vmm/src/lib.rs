@@ -7,7 +7,7 @@
 //! | [`GuestMemory`] (`memory/`) | one mapping, dense pages; dirty log = KVM's bitmap OR the VMM's own writes |
 //! | [`MissingPages`] (`missing/`) | pages that come later, by userfaultfd |
 //! | [`CpuModel`] (`cpu/`) | the CPU a guest is given, and whether another host can go on being it |
-//! | `devices/` | the bus, the serial port with its [`Console`], the exit port; `virtio/`: network card, random bytes |
+//! | `devices/` | the bus, the serial port with its [`Console`], the exit port; `virtio/`: network card, disk, console, random bytes, balloon |
 //! | `boot/` | a kernel into memory: bzImage or ELF, by Linux's own protocol or PVH |
 //! | `acpi/` | how it learns of processors, devices and the power switch |
 //! | `state/` | saved state: named, versioned, length-checked, checksummed sections |
@@ -52,6 +52,8 @@ pub use cpu::{CpuLeaf, CpuMismatch, CpuModel, CpuModelError};
 pub use devices::Console;
 pub use devices::serial::{MAX_WAITING_INPUT_BYTES, SerialStateError};
 pub use devices::virtio::MAX_DEVICES;
+pub use devices::virtio::balloon::BalloonPort;
+pub use devices::virtio::block::{Disk, DiskError, SECTOR_BYTES};
 pub use devices::virtio::net::{
     InjectError, MAX_FRAME_BYTES, MAX_WAITING_BYTES, MAX_WAITING_FRAMES, MacAddress, NetCounters, NetPort,
     ParseMacError, Tap, TapError, VNET_HEADER_BYTES,

@@ -97,6 +97,9 @@ pub enum BootError {
     /// Boot information could not be written.
     #[error("write boot information")]
     Write(#[from] crate::memory::AccessError),
+    /// A disk could not be taken.
+    #[error("take the guest's disks")]
+    Disk(#[from] crate::devices::virtio::block::DiskError),
     /// The first vCPU could not be set up.
     #[error("set up vCPU 0 to enter the kernel")]
     Vcpu(#[from] CallError),

@@ -14,6 +14,7 @@ use vm_superio::serial::{NoEvents, Serial};
 
 use super::bus::{Device, Outcome};
 use super::interrupt::InterruptLine;
+use super::virtio::console::ConsolePort;
 
 /// COM1's ports.
 pub(crate) const PORTS: Range<u64> = 0x3f8..0x400;
@@ -187,27 +188,46 @@ impl fmt::Debug for Inner {
 /// A handle on the guest's console, for any thread; clones share it.
 #[derive(Clone, Debug)]
 pub struct Console {
-    port: Arc<SerialPort>,
+    port: Port,
+}
+
+/// Either kind of console.
+#[derive(Clone, Debug)]
+enum Port {
+    Serial(Arc<SerialPort>),
+    Virtio(Arc<ConsolePort>),
 }
 
 impl Console {
     pub(crate) fn new(port: Arc<SerialPort>) -> Console {
-        Console { port }
+        Console { port: Port::Serial(port) }
+    }
+
+    pub(crate) fn of_virtio(port: Arc<ConsolePort>) -> Console {
+        Console { port: Port::Virtio(port) }
     }
 
     /// Types `bytes` into the guest's console. Returns how many were taken: fewer than given once
     /// [`MAX_WAITING_INPUT_BYTES`] wait to be read. What is typed after the machine's state was saved is not part of it.
     pub fn write(&self, bytes: &[u8]) -> usize {
-        let mut inner = self.port.lock();
+        let port = match &self.port {
+            Port::Serial(port) => port,
+            Port::Virtio(port) => return port.write(bytes),
+        };
+        let mut inner = port.lock();
         let taken = bytes.len().min(MAX_WAITING_INPUT_BYTES - inner.waiting.len());
         inner.waiting.extend(&bytes[..taken]);
         inner.feed();
         taken
     }
 
-    /// Sends output to `sink` from here on; until first called it goes nowhere. The sink is written byte by byte from the
-    /// vCPU's thread, so it must not block for long: while it does the machine cannot be paused. Its errors are ignored.
+    /// Sends output to `sink` from here on; until first called it goes nowhere. The sink is written from the vCPU's thread,
+    /// byte by byte, or from a virtio console's, so it must not block for long: while it does the machine cannot be
+    /// paused. Its errors are ignored.
     pub fn set_output(&self, sink: Box<dyn Write + Send>) {
-        self.port.lock().uart.writer_mut().0 = sink;
+        match &self.port {
+            Port::Serial(port) => port.lock().uart.writer_mut().0 = sink,
+            Port::Virtio(port) => port.set_output(sink),
+        }
     }
 }

@@ -93,6 +93,7 @@ pub struct GuestMemory {
     regions: Regions,
     mapping: Mapping,
     written: Arc<AtomicPageBits>,
+    backing: Backing,
     /// Set while missing pages are served, so that a machine that goes away can free its vCPUs from waiting for ever.
     pub(crate) userfault: Mutex<Option<Arc<Userfault>>>,
 }
@@ -117,7 +118,7 @@ impl GuestMemory {
                 .expect("stretches end far below the end of the address space")
         });
         let regions = Regions::from_regions(regions.collect()).expect("stretches are sorted and apart");
-        Ok(GuestMemory { regions, mapping, written, userfault: Mutex::new(None) })
+        Ok(GuestMemory { regions, mapping, written, backing, userfault: Mutex::new(None) })
     }
 
     /// Size in bytes.
@@ -178,6 +179,21 @@ impl GuestMemory {
             pages,
             source,
         })
+    }
+
+    /// Gives `pages` that the guest has no use for back to the host, and records them as dirty: they read as zeros
+    /// afterwards. Leaves them as they are, and says so by `false`, where that cannot be done: while missing pages are
+    /// served, since whoever brings those believes that what is there stays, and on reserved huge pages.
+    pub(crate) fn give_back(&self, pages: Range<u64>) -> Result<bool, AdviseError> {
+        // Held meanwhile, so that serving does not begin in between.
+        let served = self.userfault.lock().expect("nothing panics with this lock held");
+        if served.is_some() || self.backing == Backing::Hugetlbfs {
+            return Ok(false);
+        }
+        self.discard(pages.clone())?;
+        let bytes = bytes_of(&pages);
+        self.written.mark_bytes(bytes.start, bytes.end - bytes.start);
+        Ok(true)
     }
 
     /// Sets the bit of every page that was ever backed; a page whose bit stays clear is all zeros and need not be read.

@@ -4,9 +4,10 @@
 //! cannot forget to say so: each method marks what it wrote in the VMM's dirty bitmap, after it wrote it.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::GuestMemory;
+use super::{GuestMemory, PAGE_BYTES};
 
 /// Most pieces of one list. A driver that was told no other limit rarely uses more than twenty.
 pub(crate) const MAX_PIECES: usize = 128;
@@ -24,6 +25,7 @@ pub(crate) enum BadPiece {
 }
 
 /// Stretches of guest memory in the order of a device's descriptors. Lives on the stack for as long as one chain.
+#[derive(Clone)]
 pub(crate) struct Pieces<'m> {
     memory: &'m GuestMemory,
     /// One place before the pieces and one behind them: for bytes of the caller's own.
@@ -120,6 +122,60 @@ impl<'m> Pieces<'m> {
         usize::try_from(written).map_err(|_| io::Error::last_os_error())
     }
 
+    /// Fills the pieces with what is at `offset` bytes in `from`. Returns how many bytes were there: fewer at its end.
+    pub(crate) fn read_at(&mut self, from: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while self.bytes > 0 {
+            let list = &self.list[self.first..self.end];
+            let (count, at) = (list.len() as libc::c_int, file_offset(offset, done)?);
+            // SAFETY: each entry is guest memory, mapped as long as `memory`; no Rust reference to it exists.
+            let read = unsafe { libc::preadv(from.as_raw_fd(), list.as_ptr(), count, at) };
+            match usize::try_from(read) {
+                Ok(0) => break,
+                Ok(read) => {
+                    self.mark(0, read);
+                    self.skip(read);
+                    done += read;
+                }
+                Err(_) => retry_if_interrupted()?,
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes all of the pieces to `to`, at `offset` bytes.
+    pub(crate) fn write_at(&mut self, to: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
+        let mut done = 0;
+        while self.bytes > 0 {
+            let list = &self.list[self.first..self.end];
+            let (count, at) = (list.len() as libc::c_int, file_offset(offset, done)?);
+            // SAFETY: as for `read_at`; pwritev only reads.
+            let written = unsafe { libc::pwritev(to.as_raw_fd(), list.as_ptr(), count, at) };
+            match usize::try_from(written) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.skip(written);
+                    done += written;
+                }
+                Err(_) => retry_if_interrupted()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `with` for the whole pages (dense numbers) within each piece.
+    pub(crate) fn whole_pages(&self, mut with: impl FnMut(Range<u64>)) {
+        let base = self.memory.as_ptr() as usize;
+        self.each(0, self.bytes, |start, length| {
+            let start = (start as usize - base) as u64;
+            let pages = start.div_ceil(PAGE_BYTES)..(start + length as u64) / PAGE_BYTES;
+            if !pages.is_empty() {
+                with(pages);
+            }
+            length
+        });
+    }
+
     /// Copies `bytes` into the pieces, `at` bytes from their start. Returns how many found room.
     pub(crate) fn copy_in(&mut self, at: usize, bytes: &[u8]) -> usize {
         let mut done = 0;
@@ -188,6 +244,18 @@ impl<'m> Pieces<'m> {
             self.memory.written().mark_bytes((start as usize - base) as u64, length as u64);
             length
         });
+    }
+}
+
+fn file_offset(offset: u64, done: usize) -> io::Result<libc::off_t> {
+    let at = offset.checked_add(done as u64).and_then(|at| libc::off_t::try_from(at).ok());
+    at.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+fn retry_if_interrupted() -> io::Result<()> {
+    match io::Error::last_os_error() {
+        error if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        error => Err(error),
     }
 }
 

@@ -26,9 +26,12 @@ pub(super) enum Kind {
     Vcpu,
     Net,
     Rng,
+    Block,
+    Console,
+    Balloon,
 }
 
-pub(super) const KINDS: [(Kind, Name, u16); 8] = [
+pub(super) const KINDS: [(Kind, Name, u16); 11] = [
     (Kind::Machine, Name(*b"machine\0"), 2),
     (Kind::Clock, Name(*b"clock\0\0\0"), 1),
     (Kind::Chip, Name(*b"irqchip\0"), 1),
@@ -37,6 +40,9 @@ pub(super) const KINDS: [(Kind, Name, u16); 8] = [
     (Kind::Vcpu, Name(*b"vcpu\0\0\0\0"), 1),
     (Kind::Net, Name(*b"net\0\0\0\0\0"), 1),
     (Kind::Rng, Name(*b"rng\0\0\0\0\0"), 1),
+    (Kind::Block, Name(*b"block\0\0\0"), 1),
+    (Kind::Console, Name(*b"console\0"), 1),
+    (Kind::Balloon, Name(*b"balloon\0"), 1),
 ];
 
 /// Which machine a state is of; another cannot take it.
@@ -204,6 +210,9 @@ impl Encoder {
         match &device.function {
             FunctionState::Net(net) => self.put(Kind::Net, instance, &(transport, net)),
             FunctionState::Rng => self.put(Kind::Rng, instance, &(transport, ())),
+            FunctionState::Block => self.put(Kind::Block, instance, &(transport, ())),
+            FunctionState::Console(console) => self.put(Kind::Console, instance, &(transport, console)),
+            FunctionState::Balloon(balloon) => self.put(Kind::Balloon, instance, &(transport, balloon)),
         }
     }
 
@@ -270,6 +279,9 @@ impl Partial {
             }
             Kind::Net => self.take_device(section, FunctionState::Net),
             Kind::Rng => self.take_device(section, |()| FunctionState::Rng),
+            Kind::Block => self.take_device(section, |()| FunctionState::Block),
+            Kind::Console => self.take_device(section, FunctionState::Console),
+            Kind::Balloon => self.take_device(section, FunctionState::Balloon),
         }
     }
 
@@ -346,6 +358,9 @@ fn kind_of_config(config: &DeviceConfig) -> Kind {
     match config {
         DeviceConfig::Net { .. } => Kind::Net,
         DeviceConfig::Rng => Kind::Rng,
+        DeviceConfig::Block { .. } => Kind::Block,
+        DeviceConfig::Console => Kind::Console,
+        DeviceConfig::Balloon => Kind::Balloon,
     }
 }
 
@@ -353,6 +368,9 @@ fn kind_of_state(state: &DeviceState) -> Kind {
     match state.function {
         FunctionState::Net(_) => Kind::Net,
         FunctionState::Rng => Kind::Rng,
+        FunctionState::Block => Kind::Block,
+        FunctionState::Console(_) => Kind::Console,
+        FunctionState::Balloon(_) => Kind::Balloon,
     }
 }
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::{RestoreError, Vm};
 use crate::devices::virtio::driver::{Driver, PATIENCE};
 use crate::devices::virtio::set::{Backend, DeviceCreateError};
-use crate::{Backing, CpuModel, CreateError, DeviceConfig, MacAddress, NetPort, Tap, VmConfig, probe};
+use crate::{
+    Backing, CpuModel, CreateError, DeviceConfig, Disk, DiskError, MacAddress, NetPort, Tap, VmConfig, probe,
+};
 
 #[path = "../../tests/common/elf.rs"]
 mod elf;
@@ -114,6 +116,42 @@ fn devices_move_with_their_machine() {
     assert_eq!(rng.wait_used(0), 8);
     drop(first);
     assert!(first_port.take_frame(&mut [0; 100]).expect("the tap lives on").is_none());
+}
+
+#[test]
+fn disks_follow_the_guest_and_come_back() {
+    if !has_kvm("disks_follow_the_guest_and_come_back") {
+        return;
+    }
+    let file = std::fs::File::from(
+        rustix::fs::memfd_create("disk", rustix::fs::MemfdFlags::CLOEXEC).expect("a memfd"),
+    );
+    file.set_len(1 << 20).expect("grows");
+    let path = std::path::PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));
+    let config = || DeviceConfig::Block { read_only: false, bytes: 1 << 20 };
+    let disk = || vec![Backend::Disk(Disk::new(&path, false).expect("a disk"))];
+    let smaller = made(vec![DeviceConfig::Block { read_only: false, bytes: 512 }], disk());
+    assert!(matches!(smaller, Err(CreateError::Device(DeviceCreateError::Disk { wants: 512, .. }))));
+
+    let mut first = made(vec![config()], disk()).expect("a machine");
+    first.boot(&elf::elf(COUNT), "", None).expect("boots, with its disk");
+    let mut other = made(vec![config()], disk()).expect("a machine");
+    let refused = other.boot(&elf::elf(COUNT), "", None).expect_err("the disk is taken");
+    assert!(matches!(refused, crate::BootError::Disk(DiskError::Busy { .. })), "{refused}");
+    first.start();
+    first.pause().expect("pauses");
+    let state = first.save().expect("saves");
+    other.restore(&state).expect("restores");
+    assert!(matches!(other.take_disks(), Err(DiskError::Busy { .. })));
+    first.release_disks().expect("writes back");
+    other.take_disks().expect("free");
+    let refused = first.resume().expect_err("another machine has it");
+    assert!(matches!(refused, crate::PauseError::Disk(DiskError::Busy { .. })), "{refused}");
+    drop(other);
+    first.resume().expect("free again: the end of a machine is the end of its locks");
+    first.release_disks().expect("does nothing");
+    let mut other = made(vec![config()], disk()).expect("a machine");
+    assert!(matches!(other.take_disks(), Err(DiskError::Busy { .. })), "a running machine keeps its disks");
 }
 
 #[test]

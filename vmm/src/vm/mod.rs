@@ -28,6 +28,8 @@ use crate::cpu::CpuModel;
 use crate::devices::Console;
 use crate::devices::serial::SerialPort;
 use crate::devices::virtio::Devices;
+use crate::devices::virtio::balloon::BalloonPort;
+use crate::devices::virtio::block::DiskError;
 use crate::devices::virtio::net::NetPort;
 use crate::event::Events;
 use crate::memory::GuestMemory;
@@ -111,6 +113,33 @@ impl Vm {
         self.devices.ports()
     }
 
+    /// Its virtio consoles, in the order of its configuration; the serial port's is [`console`](Self::console).
+    pub fn virtio_consoles(&self) -> Vec<Console> {
+        self.devices.consoles().into_iter().map(Console::of_virtio).collect()
+    }
+
+    /// Handles on its balloons, in the order of its configuration.
+    pub fn balloons(&self) -> Vec<BalloonPort> {
+        self.devices.balloons()
+    }
+
+    /// Takes the disks for this machine: opens them anew, checks their sizes and locks them, so that no other machine, here
+    /// or on another host, can. [`boot`](Self::boot) and [`resume`](Self::resume) do it by themselves; after a restore do
+    /// it before [`start`](Self::start), which cannot tell of a failure: a guest without its disks waits for them. All or
+    /// none are taken; what this machine has it keeps.
+    pub fn take_disks(&mut self) -> Result<(), DiskError> {
+        self.devices.take_disks()
+    }
+
+    /// Lets go of the disks, after all that the guest wrote is on them: for a machine that is paused and given up, so that
+    /// another can take them. Does nothing to a running one.
+    pub fn release_disks(&mut self) -> Result<(), DiskError> {
+        match self.phase {
+            Phase::Running => Ok(()),
+            Phase::New | Phase::Ready | Phase::Paused => self.devices.release_disks(),
+        }
+    }
+
     /// Loads `kernel` and readies vCPU 0 to enter it; the others wait to be started by it. It is a bzImage (`vmlinuz`) or
     /// an ELF file (`vmlinux`, or any with a PVH entry point); its contents decide by which protocol it is entered.
     /// `initrd` is handed over as the initial RAM disk, which PVH calls the first module. The kernel finds processors,
@@ -125,6 +154,7 @@ impl Vm {
         if self.phase != Phase::New {
             return Err(BootError::NotNew);
         }
+        self.devices.take_disks()?;
         let devices = self.config.devices.len() as u8;
         let machine = acpi::Machine { vcpus: self.config.vcpus, virtio_devices: devices };
         let entry = boot::load(&self.memory, kernel, command_line, initrd, &machine)?;

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::{Phase, Vm};
 use crate::devices::virtio::Devices;
+use crate::devices::virtio::block::DiskError;
 
 /// How long a pause waits for a vCPU. A healthy one needs microseconds; one that waits for a missing page needs that page.
 const PAUSE_PATIENCE: Duration = Duration::from_secs(5);
@@ -33,6 +34,9 @@ pub enum PauseError {
         /// Which, in the order of the configuration.
         device: usize,
     },
+    /// A disk that was let go of cannot be had again.
+    #[error("take back the guest's disks")]
+    Disk(#[from] DiskError),
     /// There is no guest to pause or resume.
     #[error("the machine was never started")]
     NotStarted,
@@ -77,13 +81,14 @@ impl Vm {
         Ok(())
     }
 
-    /// Lets a paused guest run on. Does nothing when it runs already.
+    /// Lets a paused guest run on, with its disks taken back. Does nothing when it runs already.
     pub fn resume(&mut self) -> Result<(), PauseError> {
         match self.phase {
             Phase::New | Phase::Ready => return Err(PauseError::NotStarted),
             Phase::Running => return Ok(()),
             Phase::Paused => {}
         }
+        self.devices.take_disks()?;
         self.start();
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::chain::{BadChain, Chain};
 use super::interrupt::Interrupt;
 use super::queue::{Broken, VirtQueue};
 use super::state::{FunctionState, FunctionStateError};
@@ -34,6 +35,42 @@ impl Work<'_> {
     pub(super) fn hurries(&self) -> bool {
         self.hurry.load(Ordering::SeqCst)
     }
+}
+
+/// Works off a queue: `handle` does what each chain asks for and returns how many bytes it wrote into it. Returns whether
+/// there is more to do.
+pub(super) fn work_off<'m>(
+    queue: &mut VirtQueue,
+    work: Work<'m>,
+    mut handle: impl FnMut(Result<Chain<'m>, BadChain>) -> u32,
+) -> Result<bool, Broken> {
+    if !queue.is_ready() {
+        return Ok(false);
+    }
+    let memory = work.memory;
+    let mut left = CHAINS_AT_ONCE;
+    queue.silence(memory)?;
+    let more = loop {
+        if left == 0 || work.hurries() {
+            break true;
+        }
+        let Some(chain) = queue.pop(memory)? else {
+            if queue.listen(memory)? {
+                // Came while nobody listened. A driver that goes on like this gets as many chains as others.
+                left -= 1;
+                continue;
+            }
+            break false;
+        };
+        left -= 1;
+        let head = chain.head_index();
+        let written = handle(Chain::walk(memory, chain));
+        queue.push_used(memory, head, written)?;
+    };
+    if left < CHAINS_AT_ONCE && queue.wants_interrupt(memory)? {
+        work.interrupt.used_buffers();
+    }
+    Ok(more)
 }
 
 /// A kind of device behind the transport. All calls come with the device's lock held.

@@ -5,12 +5,19 @@
 //! guest's memory.
 
 use std::cell::OnceCell;
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::balloon::Balloon;
+use super::block::{Block, Disk};
+use super::console::ConsoleDevice;
 use super::function::Function;
 use super::interrupt::Interrupt;
 use super::net::{MacAddress, Net, Tap};
@@ -220,6 +227,9 @@ pub(crate) fn load(state: &DeviceState) {
             Box::new(Net::new(Tap::of_socket(inside), mac, Arc::clone(&control)).0)
         }
         FunctionState::Rng => Box::new(Rng),
+        FunctionState::Block => Box::new(Block::new(disk().1).0),
+        FunctionState::Console(_) => Box::new(ConsoleDevice::new(Arc::clone(&control)).0),
+        FunctionState::Balloon(_) => Box::new(Balloon::new(Arc::clone(&control)).0),
     };
     let device = VirtioDevice::new(memory, Interrupt::new(None), control, function).expect("a device");
     if device.check(state).is_ok() {
@@ -228,6 +238,47 @@ pub(crate) fn load(state: &DeviceState) {
         device.open(true);
         work(&device);
     }
+}
+
+/// A disk's hostile driver.
+pub(crate) fn block(script: &[u8]) {
+    let (file, disk) = disk();
+    let bytes = disk.bytes();
+    drive(|_| Box::new(Block::new(disk).0), script, |_| {});
+    assert_eq!(file.metadata().expect("can be asked").len(), bytes, "the file's size stays");
+}
+
+/// A console's hostile driver.
+pub(crate) fn console(script: &[u8]) {
+    let port = OnceCell::new();
+    let make = |control| {
+        let (console, its_port) = ConsoleDevice::new(control);
+        port.set(its_port).expect("made once");
+        Box::new(console) as Box<dyn Function>
+    };
+    drive(make, script, |how| {
+        port.get().expect("made before").write(&[how; 256][..usize::from(how)]);
+    });
+}
+
+/// A balloon's hostile driver.
+pub(crate) fn balloon(script: &[u8]) {
+    let port = OnceCell::new();
+    let make = |control| {
+        let (balloon, its_port) = Balloon::new(control);
+        port.set(its_port).expect("made once");
+        Box::new(balloon) as Box<dyn Function>
+    };
+    drive(make, script, |how| port.get().expect("made before").set_target_pages(u32::from(how)));
+}
+
+/// A disk of 64 KiB without a name.
+fn disk() -> (File, Disk) {
+    let file = File::from(memfd_create("disk", MemfdFlags::CLOEXEC).expect("a memfd"));
+    file.set_len(64 << 10).expect("grows");
+    let path = Path::new("/proc/self/fd").join(file.as_raw_fd().to_string());
+    let disk = Disk::new(&path, false).expect("a disk");
+    (file, disk)
 }
 
 /// A source of random bytes' hostile driver.

@@ -10,7 +10,7 @@
 //! - `transport`: registers, and the life of a device: opened while the machine runs, closed while it stands still;
 //! - `registers`: what a driver writes before it may use a queue;
 //! - `queue`, `chain`: virtio-queue, with hostile drivers in mind;
-//! - `function`: what differs between kinds of devices; `net`, `rng` are such;
+//! - `function`: what differs between kinds of devices; `net`, `rng`, `block`, `console` and `balloon` are such;
 //! - `worker`: the thread; `interrupt`: the line;
 //! - `state`: what is saved.
 //!
@@ -25,7 +25,10 @@
 //! that one hands the interrupt to a kernel work queue, where it may still be when the machine is saved. They are edges:
 //! a driver acknowledges before it looks at its queues, so none is lost.
 
-pub(crate) mod chain;
+pub(crate) mod balloon;
+pub(crate) mod block;
+mod chain;
+pub(crate) mod console;
 mod function;
 mod interrupt;
 pub(crate) mod net;

@@ -4,8 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
-use super::chain::Chain;
-use super::function::{CHAINS_AT_ONCE, Function, Next, Work};
+use super::function::{Function, Next, Work, work_off};
 use super::queue::{Broken, VirtQueue};
 use super::state::{FunctionState, FunctionStateError};
 
@@ -37,35 +36,15 @@ impl Function for Rng {
     fn write_config(&mut self, _offset: u64, _bytes: &[u8]) {}
 
     fn work(&mut self, queues: &mut [VirtQueue], work: Work<'_>) -> Result<Next, Broken> {
-        let memory = work.memory;
         let [queue] = queues else { return Ok(Next::Wait { source: false }) };
-        if !queue.is_ready() {
-            return Ok(Next::Wait { source: false });
-        }
-        let mut left = CHAINS_AT_ONCE;
-        let next = loop {
-            if left == 0 || work.hurries() {
-                break Next::Again;
-            }
-            let Some(chain) = queue.pop(memory)? else {
-                if queue.listen(memory)? {
-                    continue;
-                }
-                break Next::Wait { source: false };
-            };
-            left -= 1;
-            let head = chain.head_index();
-            // A chain that cannot be used comes back with nothing in it.
-            let filled = Chain::walk(memory, chain).map_or(0, |mut chain| {
+        // A chain that cannot be used comes back with nothing in it.
+        let more = work_off(queue, work, |chain| {
+            chain.map_or(0, |mut chain| {
                 chain.writable.truncate(MAX_BYTES);
-                chain.writable.fill_with_random()
-            });
-            queue.push_used(memory, head, filled as u32)?;
-        };
-        if left < CHAINS_AT_ONCE && queue.wants_interrupt(memory)? {
-            work.interrupt.used_buffers();
-        }
-        Ok(next)
+                chain.writable.fill_with_random() as u32
+            })
+        })?;
+        Ok(if more { Next::Again } else { Next::Wait { source: false } })
     }
 
     fn source(&self) -> Option<BorrowedFd<'_>> {

@@ -11,6 +11,9 @@ use thiserror::Error;
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::balloon::{Balloon, BalloonPort};
+use super::block::{Block, Disk, DiskError, HeldDisk};
+use super::console::{ConsoleDevice, ConsolePort};
 use super::function::Function;
 use super::interrupt::Interrupt;
 use super::net::{Net, NetPort, Tap};
@@ -31,6 +34,12 @@ pub enum Backend {
     Net(Tap),
     /// For [`DeviceConfig::Rng`]: the host's kernel has random bytes for all.
     Rng,
+    /// For [`DeviceConfig::Block`], of the same size and as much to be written.
+    Disk(Disk),
+    /// For [`DeviceConfig::Console`]; see [`crate::Vm::virtio_consoles`].
+    Console,
+    /// For [`DeviceConfig::Balloon`]; see [`crate::Vm::balloons`].
+    Balloon,
 }
 
 /// A device could not be made.
@@ -53,6 +62,24 @@ pub enum DeviceCreateError {
         wants: &'static str,
         /// What came.
         given: &'static str,
+    },
+    /// Another disk than the configuration says.
+    #[error(
+        "device {device} is a disk of {wants} bytes{}, and was given one of {given} bytes{}",
+        if *wants_read_only { ", read-only" } else { "" },
+        if *given_read_only { ", read-only" } else { "" }
+    )]
+    Disk {
+        /// Which, in the order of the configuration.
+        device: usize,
+        /// Its size in bytes.
+        wants: u64,
+        /// Whether it is read-only.
+        wants_read_only: bool,
+        /// The size of what came.
+        given: u64,
+        /// Whether that is read-only.
+        given_read_only: bool,
     },
     /// The host refused.
     #[error("prepare device {device}")]
@@ -77,6 +104,9 @@ impl Backend {
         match self {
             Backend::Net(_) => "net",
             Backend::Rng => "rng",
+            Backend::Disk(_) => "block",
+            Backend::Console => "console",
+            Backend::Balloon => "balloon",
         }
     }
 }
@@ -86,7 +116,17 @@ struct Slot {
     device: Arc<VirtioDevice>,
     /// `None` once it has ended.
     thread: Option<JoinHandle<()>>,
-    port: Option<NetPort>,
+    handle: Handle,
+}
+
+/// What the owner of a machine has of a device.
+#[derive(Clone, Debug)]
+enum Handle {
+    Net(NetPort),
+    Rng,
+    Disk(Arc<HeldDisk>),
+    Console(Arc<ConsolePort>),
+    Balloon(BalloonPort),
 }
 
 /// The devices in the order of the configuration. Dropping it tells their threads to end.
@@ -111,10 +151,7 @@ impl Devices {
             let failed = |source| DeviceCreateError::Host { device: index, source };
             let control = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(failed)?;
             let control = Arc::new(control);
-            let (function, port) = function(config, backend, &control).map_err(|backend| {
-                let (wants, given) = (config.name(), backend.name());
-                DeviceCreateError::Kind { device: index, wants, given }
-            })?;
+            let (function, handle) = function(index, config, backend, &control)?;
             let line = InterruptLine::new(Arc::clone(vm), line_of(index));
             let interrupt = Interrupt::new(Some(line));
             let device =
@@ -127,7 +164,7 @@ impl Devices {
             let device = Arc::new(device);
             let name = format!("{}{index}", config.name());
             let thread = worker::spawn(Arc::clone(&device), name).map_err(failed)?;
-            devices.slots.push(Slot { device, thread: Some(thread), port });
+            devices.slots.push(Slot { device, thread: Some(thread), handle });
         }
         Ok(devices)
     }
@@ -149,7 +186,52 @@ impl Devices {
 
     /// Handles on the network cards.
     pub(crate) fn ports(&self) -> Vec<NetPort> {
-        self.slots.iter().filter_map(|slot| slot.port.clone()).collect()
+        self.handles(|handle| match handle {
+            Handle::Net(port) => Some(port.clone()),
+            _ => None,
+        })
+    }
+
+    /// Handles on the consoles.
+    pub(crate) fn consoles(&self) -> Vec<Arc<ConsolePort>> {
+        self.handles(|handle| match handle {
+            Handle::Console(port) => Some(Arc::clone(port)),
+            _ => None,
+        })
+    }
+
+    /// Handles on the balloons.
+    pub(crate) fn balloons(&self) -> Vec<BalloonPort> {
+        self.handles(|handle| match handle {
+            Handle::Balloon(port) => Some(port.clone()),
+            _ => None,
+        })
+    }
+
+    /// Takes all disks. If one cannot be taken, lets go of those that were free before.
+    pub(crate) fn take_disks(&self) -> Result<(), DiskError> {
+        let disks = self.disks();
+        let free: Vec<_> = disks.iter().filter(|disk| !disk.is_held()).collect();
+        disks.iter().try_for_each(|disk| disk.take()).inspect_err(|_| {
+            // Nothing was written to them: there is nothing that could fail.
+            free.iter().for_each(|disk| drop(disk.release()));
+        })
+    }
+
+    /// Lets go of all disks, all that was written on them. On an error those from the failed one on are still held.
+    pub(crate) fn release_disks(&self) -> Result<(), DiskError> {
+        self.disks().iter().try_for_each(|disk| disk.release())
+    }
+
+    fn disks(&self) -> Vec<Arc<HeldDisk>> {
+        self.handles(|handle| match handle {
+            Handle::Disk(disk) => Some(Arc::clone(disk)),
+            _ => None,
+        })
+    }
+
+    fn handles<T>(&self, pick: impl Fn(&Handle) -> Option<T>) -> Vec<T> {
+        self.slots.iter().filter_map(|slot| pick(&slot.handle)).collect()
     }
 
     /// The machine runs; for the `first` time or again.
@@ -214,16 +296,43 @@ impl Drop for Devices {
     }
 }
 
-type Made = (Box<dyn Function>, Option<NetPort>);
-
-/// A device's function, or its backend if that is another kind's.
-fn function(config: &DeviceConfig, backend: Backend, control: &Arc<EventFd>) -> Result<Made, Backend> {
+/// A device's function, and what its owner has of it.
+fn function(
+    device: usize,
+    config: &DeviceConfig,
+    backend: Backend,
+    control: &Arc<EventFd>,
+) -> Result<(Box<dyn Function>, Handle), DeviceCreateError> {
+    let control = Arc::clone(control);
     match (config, backend) {
         (DeviceConfig::Net { mac }, Backend::Net(tap)) => {
-            let (net, port) = Net::new(tap, *mac, Arc::clone(control));
-            Ok((Box::new(net), Some(port)))
+            let (net, port) = Net::new(tap, *mac, control);
+            Ok((Box::new(net), Handle::Net(port)))
         }
-        (DeviceConfig::Rng, Backend::Rng) => Ok((Box::new(Rng), None)),
-        (_, backend) => Err(backend),
+        (DeviceConfig::Rng, Backend::Rng) => Ok((Box::new(Rng), Handle::Rng)),
+        (DeviceConfig::Block { read_only, bytes }, Backend::Disk(disk)) => {
+            if (disk.bytes(), disk.is_read_only()) != (*bytes, *read_only) {
+                return Err(DeviceCreateError::Disk {
+                    device,
+                    wants: *bytes,
+                    wants_read_only: *read_only,
+                    given: disk.bytes(),
+                    given_read_only: disk.is_read_only(),
+                });
+            }
+            let (block, disk) = Block::new(disk);
+            Ok((Box::new(block), Handle::Disk(disk)))
+        }
+        (DeviceConfig::Console, Backend::Console) => {
+            let (console, port) = ConsoleDevice::new(control);
+            Ok((Box::new(console), Handle::Console(port)))
+        }
+        (DeviceConfig::Balloon, Backend::Balloon) => {
+            let (balloon, port) = Balloon::new(control);
+            Ok((Box::new(balloon), Handle::Balloon(port)))
+        }
+        (config, backend) => {
+            Err(DeviceCreateError::Kind { device, wants: config.name(), given: backend.name() })
+        }
     }
 }

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::balloon::BalloonState;
+use super::console::ConsoleState;
 use super::net::NetState;
 use super::queue::QueueRegisters;
 use super::registers::Registers;
@@ -23,6 +25,9 @@ pub(crate) struct TransportState {
 pub(crate) enum FunctionState {
     Net(NetState),
     Rng,
+    Block,
+    Console(ConsoleState),
+    Balloon(BalloonState),
 }
 
 /// All of a device's state.

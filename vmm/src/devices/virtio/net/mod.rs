@@ -32,7 +32,7 @@ use self::address::LOOKED_AT_BYTES;
 use self::backlog::{MIN_FRAME_BYTES, WaitingFrames};
 use self::port::{NUM_BUFFERS_AT, ONE_BUFFER, Shared, count};
 use super::chain::Chain;
-use super::function::{CHAINS_AT_ONCE, Function, Next, Work, read_config_bytes};
+use super::function::{CHAINS_AT_ONCE, Function, Next, Work, read_config_bytes, work_off};
 use super::queue::{Broken, VirtQueue};
 use super::state::{FunctionState, FunctionStateError};
 use crate::memory::pieces::Pieces;
@@ -81,32 +81,11 @@ impl Net {
 
     /// Sends what the guest queued. Returns whether there is more.
     fn transmit(&self, queue: &mut VirtQueue, work: Work<'_>) -> Result<bool, Broken> {
-        if !queue.is_ready() {
-            return Ok(false);
-        }
-        let memory = work.memory;
-        let mut left = CHAINS_AT_ONCE;
-        queue.silence(memory)?;
-        let more = loop {
-            if left == 0 || work.hurries() {
-                break true;
-            }
-            let Some(chain) = queue.pop(memory)? else {
-                if queue.listen(memory)? {
-                    continue;
-                }
-                break false;
-            };
-            left -= 1;
-            let head = chain.head_index();
-            let sent = Chain::walk(memory, chain).is_ok_and(|chain| self.send(chain.readable));
+        work_off(queue, work, |chain| {
+            let sent = chain.is_ok_and(|chain| self.send(chain.readable));
             count(if sent { &self.shared.counters.sent } else { &self.shared.counters.dropped });
-            queue.push_used(memory, head, 0)?;
-        };
-        if left < CHAINS_AT_ONCE && queue.wants_interrupt(memory)? {
-            work.interrupt.used_buffers();
-        }
-        Ok(more)
+            0
+        })
     }
 
     /// Writes one frame to the tap. Returns whether it took it.
@@ -269,7 +248,7 @@ impl Function for Net {
                 Err(FunctionStateError::Impossible { what: "0.0.0.0 as the guest's address" })
             }
             FunctionState::Net(state) => state.waiting.check(),
-            FunctionState::Rng => Err(FunctionStateError::Kind),
+            _ => Err(FunctionStateError::Kind),
         }
     }
 
