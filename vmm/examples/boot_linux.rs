@@ -1,14 +1,15 @@
 //! Boots a Linux kernel with its console on standard input and output, and moves it on request to a fresh machine in the
 //! same process: `boot_linux KERNEL INITRD COMMAND-LINE [VCPUS [MEBIBYTES [MOVES]]]`.
 //!
-//! Each move waits until the guest has printed a line that begins with `MOVE`. Exits with 0 when the guest powers off, 3
+//! Each move waits until the guest has printed a line that begins with `MOVE`. After one that begins with `TIME`, and has
+//! the guest's seconds since 1970 behind it, it says how far they are from the host's. Exits with 0 when the guest powers off, 3
 //! when it wants a reset, 4 when it panics, 1 otherwise.
 
 use std::error::Error;
 use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use vmm::{Backend, Backing, CpuModel, DeviceConfig, Event, PAGE_BYTES, Vm, VmConfig};
 
@@ -101,6 +102,14 @@ fn moved(mut from: Vm, cpu: &CpuModel, index: u64) -> Result<Vm, Box<dyn Error>>
     Ok(to)
 }
 
+/// How far the guest's time is behind the host's.
+fn tell_difference(line: &str) {
+    let guest = line.strip_prefix("TIME ").and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
+    if let (Some(guest), Ok(host)) = (guest, SystemTime::now().duration_since(UNIX_EPOCH)) {
+        eprintln!("boot_linux: the guest's time is {:.3} s behind", host.as_secs_f64() - guest);
+    }
+}
+
 /// The guest's console: on to standard output, and line by line to whoever waits for one.
 struct Output {
     line: Vec<u8>,
@@ -113,6 +122,7 @@ impl Write for Output {
         std::io::stdout().flush()?;
         for byte in bytes {
             if *byte == b'\n' {
+                tell_difference(&String::from_utf8_lossy(&self.line));
                 // Nobody waits any more after the last move.
                 let _ = self.lines.send(String::from_utf8_lossy(&self.line).trim().to_owned());
                 self.line.clear();

@@ -17,8 +17,8 @@
 //! a saved state is bytes, memory is memory, and who moves either is not its business.
 //!
 //! `unsafe` lives in few places: `memory/` (`mapping`, `resident`, the slots of `dirty_log`, the regions in `mod`),
-//! `kvm/dirty_ioctl`, `memory/pieces`, `devices/virtio/net/tap`, the borrowed descriptors of `devices/virtio/worker`, `missing/` (`uffd`, `staging`, the move in `mod`) and `vcpu/` (`kick`'s shared byte, the register
-//! areas of `state`, the exit record in `thread`). Each block says what it relies on.
+//! `kvm/` (`dirty_ioctl`, `tsc_offset`), `memory/pieces`, `devices/virtio/net/tap`, the borrowed descriptors of `devices/virtio/worker`, `missing/` (`uffd`, `staging`, the move in `mod`) and `vcpu/` (`kick`'s shared byte, the register
+//! areas of `xsave`, the exit record in `thread`). Each block says what it relies on.
 //!
 //! Measured on two cores with page-table virtualisation (`examples/floor.rs` under `chrt -f 5`, medians in microseconds,
 //! one vCPU): pause 25, save 60 to 70, restore 100, first start to guest progress 150 to 170, pause and resume 26 to 31.

@@ -1,6 +1,7 @@
 //! The host's KVM: opening it, and what this machine cannot do without.
 
 pub(crate) mod dirty_ioctl;
+pub(crate) mod tsc_offset;
 
 use std::io;
 

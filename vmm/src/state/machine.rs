@@ -37,7 +37,7 @@ pub(super) const KINDS: [(Kind, Name, u16); 11] = [
     (Kind::Chip, Name(*b"irqchip\0"), 1),
     (Kind::Pit, Name(*b"pit\0\0\0\0\0"), 1),
     (Kind::Serial, Name(*b"serial\0\0"), 1),
-    (Kind::Vcpu, Name(*b"vcpu\0\0\0\0"), 1),
+    (Kind::Vcpu, Name(*b"vcpu\0\0\0\0"), 2),
     (Kind::Net, Name(*b"net\0\0\0\0\0"), 1),
     (Kind::Rng, Name(*b"rng\0\0\0\0\0"), 1),
     (Kind::Block, Name(*b"block\0\0\0"), 1),

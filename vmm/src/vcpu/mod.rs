@@ -4,7 +4,9 @@
 //! - `kick`: getting a vCPU out of the guest;
 //! - `thread`: running the guest, and its exits;
 //! - `state`: what a vCPU's state is, and why it is read and written in that order;
-//! - `msrs`: which MSRs belong to it.
+//! - `msrs`: which MSRs belong to it;
+//! - `tsc`: how its time goes on elsewhere;
+//! - `xsave`: its extended registers.
 
 pub(crate) mod first_pages;
 mod kick;
@@ -12,6 +14,8 @@ mod msrs;
 mod parking;
 pub(crate) mod state;
 mod thread;
+pub(crate) mod tsc;
+mod xsave;
 
 use std::io;
 use std::sync::mpsc::Sender;
@@ -28,6 +32,7 @@ use self::kick::ImmediateExit;
 use self::parking::{Order, Parking};
 use self::state::{StateBuffers, VcpuRestoreError, VcpuState};
 use self::thread::VcpuThread;
+use self::tsc::{Gap, Reference};
 use crate::cpu::{CpuModel, vcpu_leaves};
 use crate::devices::Bus;
 use crate::event::Event;
@@ -163,11 +168,22 @@ impl VcpuHandle {
         self.lock().buffers.check(state, tsc_can_scale)
     }
 
-    /// Writes the state; `gap` is the wall time since it was read.
-    pub(crate) fn restore(&self, state: &VcpuState, gap: Duration) -> Result<(), VcpuRestoreError> {
+    /// Tells the guest that it was paused for so long that its watchdogs may bark. Call it only when parked.
+    pub(crate) fn tell_of_pause(&self) {
+        state::tell_of_pause(&self.lock().fd);
+    }
+
+    /// Writes the state; `gap` is the wall time since it was read. All vCPUs of a machine share `reference`, first one
+    /// first.
+    pub(crate) fn restore(
+        &self,
+        state: &VcpuState,
+        gap: &Gap,
+        reference: &mut Option<Reference>,
+    ) -> Result<(), VcpuRestoreError> {
         let mut vcpu = self.lock();
         let Vcpu { fd, buffers, .. } = &mut *vcpu;
-        buffers.restore(fd, state, gap)
+        buffers.restore(fd, state, gap, reference)
     }
 
     /// Sets the registers a kernel is entered with.

@@ -166,6 +166,32 @@ fn keep_accepted(
     Ok(())
 }
 
+/// The first of `state` that means something and that `here`, the MSRs of this host, lacks. One that is 0 means nothing: an
+/// older KVM than the one that saved it does without.
+pub(super) fn lacking(state: &[Msr], here: &Msrs) -> Option<Msr> {
+    if are_the_same(state, here) {
+        return None;
+    }
+    state.iter().find(|msr| msr.value != 0 && !has(here, msr.index)).copied()
+}
+
+/// What to write of `state` where there are the MSRs of `here`, in the state's order.
+pub(super) fn entries(state: &[Msr], here: &Msrs) -> Vec<kvm_msr_entry> {
+    let all = are_the_same(state, here);
+    let kept = state.iter().filter(|msr| all || has(here, msr.index));
+    kept.map(|msr| kvm_msr_entry { index: msr.index, data: msr.value, ..Default::default() }).collect()
+}
+
+/// Whether they are the same ones, as they are between two hosts with one kernel: looking for each would cost more than
+/// writing it.
+fn are_the_same(state: &[Msr], here: &Msrs) -> bool {
+    state.iter().map(|msr| msr.index).eq(here.as_slice().iter().map(|entry| entry.index))
+}
+
+fn has(here: &Msrs, index: u32) -> bool {
+    here.as_slice().iter().any(|entry| entry.index == index)
+}
+
 /// Entries as KVM takes them.
 pub(super) fn from_entries(entries: &[kvm_msr_entry]) -> Msrs {
     Msrs::from_entries(entries).expect("fewer MSRs than a kvm_msrs holds")
@@ -174,6 +200,22 @@ pub(super) fn from_entries(entries: &[kvm_msr_entry]) -> Msrs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_means_nothing_is_left_out_and_what_means_something_is_missed() {
+        let here: Vec<kvm_msr_entry> =
+            [1, 2, 3].map(|index| kvm_msr_entry { index, ..Default::default() }).into();
+        let here = from_entries(&here);
+        let msr = |index, value| Msr { index, value };
+        let written =
+            |state: &[Msr]| entries(state, &here).iter().map(|entry| entry.index).collect::<Vec<_>>();
+        let same = [msr(1, 1), msr(2, 2), msr(3, 3)];
+        assert_eq!((lacking(&same, &here), written(&same)), (None, vec![1, 2, 3]));
+        let more = [msr(1, 1), msr(4, 0), msr(3, 3)];
+        assert_eq!((lacking(&more, &here), written(&more)), (None, vec![1, 3]));
+        let too_much = [msr(1, 1), msr(4, 7)];
+        assert_eq!(lacking(&too_much, &here), Some(msr(4, 7)));
+    }
 
     #[test]
     fn refused_entries_are_dropped_wherever_they_stand() {

@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, Msrs, Xsave, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
-    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    KVM_MAX_CPUID_ENTRIES, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::msrs::{self, MSR_IA32_TSC, Msr};
+use super::tsc::{self, Gap, Reference};
+use super::xsave::ExtendedRegisters;
 use crate::cpu::same_frequency;
-use crate::kvm::CallError;
+use crate::kvm::{CallError, tsc_offset};
 use crate::state::Bytes;
 
 /// Most MSRs a state may carry.
@@ -21,7 +23,13 @@ pub(crate) const MAX_MSRS: usize = 1024;
 pub(crate) const MAX_XSAVE_BYTES: usize = 64 << 10;
 
 /// After a gap this long the guest is told that it was paused, so that its watchdogs do not take it for a hang.
-const WATCHDOG_GAP: Duration = Duration::from_secs(1);
+pub(crate) const WATCHDOG_GAP: Duration = Duration::from_secs(1);
+
+/// Tells a guest with a kvmclock that it was paused.
+pub(super) fn tell_of_pause(vcpu: &VcpuFd) {
+    // EINVAL: the guest has no kvmclock to be told by.
+    let _ = vcpu.kvmclock_ctrl();
+}
 
 /// All of a vCPU's state but CPUID, which is set when it is made.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -35,6 +43,8 @@ pub(crate) struct VcpuState {
     pub(crate) events: kvm_vcpu_events,
     pub(crate) lapic: kvm_lapic_state,
     pub(crate) tsc_khz: u32,
+    /// What KVM adds to the host's TSC, where it tells.
+    pub(crate) tsc_offset: Option<u64>,
     pub(crate) msrs: Vec<Msr>,
 }
 
@@ -58,11 +68,13 @@ pub enum VcpuRestoreError {
         /// This host's.
         here_khz: u32,
     },
-    /// An MSR this host will not write.
-    #[error("this host refuses to write MSR {index:#x}")]
+    /// An MSR this host does not have, or will not give this value.
+    #[error("this host does not take MSR {index:#x} with the value {value:#x}, which the guest's has")]
     Msr {
         /// Its number.
         index: u32,
+        /// The value.
+        value: u64,
     },
 }
 
@@ -71,30 +83,23 @@ pub enum VcpuRestoreError {
 pub(super) struct StateBuffers {
     state: VcpuState,
     msrs: Msrs,
-    xsave: Xsave,
-    /// Bytes of extended registers, the header of 4096 included.
-    xsave_bytes: usize,
-    xsave_is_version_2: bool,
+    xsave: ExtendedRegisters,
     /// This host has XSAVE, and with it XCR0. Without, KVM knows no such register.
     has_xcrs: bool,
+    /// This host tells the TSC's offset, and takes one.
+    has_tsc_offset: bool,
 }
 
 impl StateBuffers {
     pub(super) fn new(kvm: &Kvm, vm: &VmFd, vcpu: &VcpuFd) -> Result<StateBuffers, CallError> {
-        let asked = vm.check_extension_int(kvm_ioctls::Cap::Xsave2);
-        let plain = size_of::<kvm_xsave>();
-        let xsave_bytes = usize::try_from(asked).unwrap_or(0).max(plain);
-        let extra = (xsave_bytes - plain).div_ceil(size_of::<u32>());
-        let xsave = Xsave::new(extra).expect("an area of some KiB");
         let tsc_khz = vcpu.get_tsc_khz().map_err(CallError::of("KVM_GET_TSC_KHZ"))?;
         let state = VcpuState { tsc_khz, ..VcpuState::default() };
         Ok(StateBuffers {
             state,
             msrs: msrs::buffer_for(kvm, vcpu)?,
-            xsave,
-            xsave_bytes,
-            xsave_is_version_2: asked > 0,
+            xsave: ExtendedRegisters::of(vm),
             has_xcrs: vm.check_extension(kvm_ioctls::Cap::Xcrs),
+            has_tsc_offset: tsc_offset::is_known(vcpu),
         })
     }
 
@@ -107,8 +112,7 @@ impl StateBuffers {
         state.mp_state = vcpu.get_mp_state().map_err(CallError::of("KVM_GET_MP_STATE"))?;
         state.regs = vcpu.get_regs().map_err(CallError::of("KVM_GET_REGS"))?;
         state.sregs = vcpu.get_sregs().map_err(CallError::of("KVM_GET_SREGS"))?;
-        self.read_xsave(vcpu)?;
-        let state = &mut self.state;
+        self.xsave.read(vcpu, &mut state.xsave.0)?;
         if self.has_xcrs {
             state.xcrs = vcpu.get_xcrs().map_err(CallError::of("KVM_GET_XCRS"))?;
         }
@@ -117,6 +121,10 @@ impl StateBuffers {
         // LAPIC before MSRs: a timer that fires between the two is then still armed in the deadline MSR or already gone
         // from it, but never read as armed in neither.
         state.lapic = vcpu.get_lapic().map_err(CallError::of("KVM_GET_LAPIC"))?;
+        if self.has_tsc_offset {
+            let named = |source| CallError { call: "KVM_GET_DEVICE_ATTR", source };
+            state.tsc_offset = Some(tsc_offset::get(vcpu).map_err(named)?);
+        }
         let read = vcpu.get_msrs(&mut self.msrs).map_err(CallError::of("KVM_GET_MSRS"))?;
         // The list was tried when the vCPU was made; a refusal now would be a value silently lost.
         if read != self.msrs.as_slice().len() {
@@ -131,9 +139,11 @@ impl StateBuffers {
 
     /// Checks what can be checked of a state without touching the vCPU.
     pub(super) fn check(&self, state: &VcpuState, tsc_can_scale: bool) -> Result<(), VcpuRestoreError> {
-        let beyond = state.xsave.0.get(self.xsave_bytes..).unwrap_or_default();
-        if beyond.iter().any(|byte| *byte != 0) {
-            return Err(VcpuRestoreError::ExtendedRegisters { here: self.xsave_bytes });
+        if !self.xsave.takes(&state.xsave.0) {
+            return Err(VcpuRestoreError::ExtendedRegisters { here: self.xsave.bytes() });
+        }
+        if let Some(Msr { index, value }) = msrs::lacking(&state.msrs, &self.msrs) {
+            return Err(VcpuRestoreError::Msr { index, value });
         }
         if !tsc_can_scale && !same_frequency(state.tsc_khz, self.state.tsc_khz) {
             return Err(VcpuRestoreError::TscFrequency {
@@ -144,12 +154,13 @@ impl StateBuffers {
         Ok(())
     }
 
-    /// Writes all of a vCPU's state. `gap` is the wall time since it was read.
+    /// Writes all of a vCPU's state. `gap` is the wall time since it was read; `reference` is shared by all vCPUs.
     pub(super) fn restore(
         &mut self,
         vcpu: &VcpuFd,
         state: &VcpuState,
-        gap: Duration,
+        gap: &Gap,
+        reference: &mut Option<Reference>,
     ) -> Result<(), VcpuRestoreError> {
         if state.tsc_khz != self.state.tsc_khz && !same_frequency(state.tsc_khz, self.state.tsc_khz) {
             // Before all that counts in TSC ticks: the TSC itself, the deadline.
@@ -163,78 +174,33 @@ impl StateBuffers {
         if state.xcrs.nr_xcrs > 0 {
             vcpu.set_xcrs(&state.xcrs).map_err(CallError::of("KVM_SET_XCRS"))?;
         }
-        self.write_xsave(vcpu, &state.xsave.0)?;
+        self.xsave.write(vcpu, &state.xsave.0)?;
         // LAPIC before MSRs: the deadline MSR is only taken once the timer is in deadline mode.
         vcpu.set_lapic(&state.lapic).map_err(CallError::of("KVM_SET_LAPIC"))?;
-        write_msrs(vcpu, &state.msrs, tsc_ticks(gap, state.tsc_khz))?;
+        self.write_msrs(vcpu, state, tsc::ticks(gap.then(), state.tsc_khz))?;
+        if self.has_tsc_offset {
+            tsc::go_on(vcpu, state, gap, reference)?;
+        }
         vcpu.set_debug_regs(&state.debug_regs).map_err(CallError::of("KVM_SET_DEBUGREGS"))?;
         // Events last: the calls above may raise or drop some.
         vcpu.set_vcpu_events(&state.events).map_err(CallError::of("KVM_SET_VCPU_EVENTS"))?;
-        if gap >= WATCHDOG_GAP {
-            // EINVAL: the guest has no kvmclock to be told by.
-            let _ = vcpu.kvmclock_ctrl();
+        if gap.then() >= WATCHDOG_GAP {
+            tell_of_pause(vcpu);
         }
         Ok(())
     }
 
-    fn read_xsave(&mut self, vcpu: &VcpuFd) -> Result<(), CallError> {
-        let bytes = &mut self.state.xsave.0;
-        bytes.clear();
-        if self.xsave_is_version_2 {
-            // SAFETY: the buffer has the size that KVM_CAP_XSAVE2 asks for, and no state component was enabled for
-            // this process (arch_prctl) since.
-            unsafe { vcpu.get_xsave2(&mut self.xsave) }.map_err(CallError::of("KVM_GET_XSAVE2"))?;
-            extend_with_words(bytes, &self.xsave.as_fam_struct_ref().xsave.region);
-            extend_with_words(bytes, self.xsave.as_slice());
-        } else {
-            let xsave = vcpu.get_xsave().map_err(CallError::of("KVM_GET_XSAVE"))?;
-            extend_with_words(bytes, &xsave.region);
+    fn write_msrs(&self, vcpu: &VcpuFd, state: &VcpuState, tsc_ticks: u64) -> Result<(), VcpuRestoreError> {
+        let mut entries = msrs::entries(&state.msrs, &self.msrs);
+        // The TSC moved on, so that a guest that reads it sees time pass.
+        if let Some(tsc) = entries.iter_mut().find(|entry| entry.index == MSR_IA32_TSC) {
+            tsc.data = tsc.data.wrapping_add(tsc_ticks);
         }
-        Ok(())
-    }
-
-    fn write_xsave(&mut self, vcpu: &VcpuFd, bytes: &[u8]) -> Result<(), CallError> {
-        let mut words = bytes
-            .chunks(size_of::<u32>())
-            .map(|chunk| {
-                let mut word = [0; size_of::<u32>()];
-                word[..chunk.len()].copy_from_slice(chunk);
-                u32::from_ne_bytes(word)
-            })
-            .chain(std::iter::repeat(0));
-        // SAFETY: only the register area is written, never the length.
-        let region = unsafe { &mut self.xsave.as_mut_fam_struct().xsave.region };
-        region.iter_mut().for_each(|to| *to = words.next().unwrap_or(0));
-        self.xsave.as_mut_slice().iter_mut().for_each(|to| *to = words.next().unwrap_or(0));
-        // SAFETY: the buffer has the size that this host's KVM reads (see `read_xsave`); without KVM_CAP_XSAVE2 that is
-        // the plain 4096 bytes.
-        unsafe { vcpu.set_xsave2(&self.xsave) }.map_err(CallError::of("KVM_SET_XSAVE"))
-    }
-}
-
-fn extend_with_words(bytes: &mut Vec<u8>, words: &[u32]) {
-    bytes.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
-}
-
-/// TSC ticks in `gap` at `khz`.
-fn tsc_ticks(gap: Duration, khz: u32) -> u64 {
-    u64::try_from(gap.as_nanos() * u128::from(khz) / 1_000_000).unwrap_or(u64::MAX)
-}
-
-/// Writes MSRs in the order of the state, the TSC moved on by `tsc_ticks`, so that a guest that reads it sees time pass
-/// and never turn back.
-fn write_msrs(vcpu: &VcpuFd, msrs: &[Msr], tsc_ticks: u64) -> Result<(), VcpuRestoreError> {
-    let entries: Vec<kvm_msr_entry> = msrs
-        .iter()
-        .map(|msr| {
-            let moved_on = if msr.index == MSR_IA32_TSC { tsc_ticks } else { 0 };
-            kvm_msr_entry { index: msr.index, data: msr.value.wrapping_add(moved_on), ..Default::default() }
-        })
-        .collect();
-    let written = vcpu.set_msrs(&msrs::from_entries(&entries)).map_err(CallError::of("KVM_SET_MSRS"))?;
-    match msrs.get(written) {
-        None => Ok(()),
-        Some(refused) => Err(VcpuRestoreError::Msr { index: refused.index }),
+        let written = vcpu.set_msrs(&msrs::from_entries(&entries)).map_err(CallError::of("KVM_SET_MSRS"))?;
+        match entries.get(written) {
+            None => Ok(()),
+            Some(refused) => Err(VcpuRestoreError::Msr { index: refused.index, value: refused.data }),
+        }
     }
 }
 

@@ -116,6 +116,7 @@ impl Vm {
             vcpus: Vec::with_capacity(usize::from(config.vcpus)),
             devices,
             phase: Phase::New,
+            paused_at: None,
             config: config.clone(),
             cpu: cpu.clone(),
             shape: shape(config, cpu)?,

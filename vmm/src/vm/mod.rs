@@ -18,6 +18,7 @@ mod run;
 mod save;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use kvm_ioctls::VmFd;
 
@@ -63,6 +64,8 @@ pub struct Vm {
     // With them.
     devices: Devices,
     phase: Phase,
+    /// Since when it is paused.
+    paused_at: Option<Instant>,
     config: VmConfig,
     cpu: CpuModel,
     shape: MachineShape,

@@ -13,6 +13,7 @@ use crate::devices::virtio::state::DeviceStateError;
 use crate::kvm::CallError;
 use crate::state::{DecodeError, MachineShape, MachineState};
 use crate::vcpu::state::VcpuRestoreError;
+use crate::vcpu::tsc::Gap;
 
 /// A state was not taken over.
 #[derive(Debug, Error)]
@@ -106,13 +107,14 @@ impl Vm {
         let state = MachineState::decode(state)?;
         self.check(&state)?;
         // Never negative: a guest's clock must not go back because two hosts' clocks differ.
-        let gap = Duration::from_nanos(wall_ns().saturating_sub(state.clock.wall_ns));
+        let gap = Gap::of(Duration::from_nanos(wall_ns().saturating_sub(state.clock.wall_ns)));
+        let mut tsc_reference = None;
         // Serial port before interrupt chips: it may raise the interrupt it has pending, which they have recorded, too, if
         // it was delivered; their state, coming after, has the last word.
         self.serial.restore(&state.serial)?;
         self.devices.restore(&state.devices);
         // Clock before vCPUs: their clock MSRs make KVM write guest time, which must be the new one.
-        let clock = advanced(&state.clock.clock, gap, self.clock_knows_wall_time);
+        let clock = advanced(&state.clock.clock, gap.now(), self.clock_knows_wall_time);
         self.vm.set_clock(&clock).map_err(CallError::of("KVM_SET_CLOCK"))?;
         // Interrupt chips before timer, timer before vCPUs: what a chip forwards while it is set is overwritten by the
         // local APICs' own state, which was read last.
@@ -121,7 +123,8 @@ impl Vm {
         }
         self.vm.set_pit2(&state.pit).map_err(CallError::of("KVM_SET_PIT2"))?;
         for (index, (vcpu, state)) in self.vcpus.iter().zip(&state.vcpus).enumerate() {
-            vcpu.restore(state, gap).map_err(|source| RestoreError::Vcpu { vcpu: index, source })?;
+            vcpu.restore(state, &gap, &mut tsc_reference)
+                .map_err(|source| RestoreError::Vcpu { vcpu: index, source })?;
         }
         self.phase = Phase::Ready;
         Ok(())

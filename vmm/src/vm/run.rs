@@ -1,12 +1,14 @@
 //! Starting, pausing, resuming, and the end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
 use super::{Phase, Vm};
 use crate::devices::virtio::Devices;
 use crate::devices::virtio::block::DiskError;
+use crate::vcpu::VcpuHandle;
+use crate::vcpu::state::WATCHDOG_GAP;
 
 /// How long a pause waits for a vCPU. A healthy one needs microseconds; one that waits for a missing page needs that page.
 const PAUSE_PATIENCE: Duration = Duration::from_secs(5);
@@ -52,7 +54,7 @@ impl Vm {
         let first = self.phase != Phase::Paused;
         self.phase = Phase::Running;
         // vCPUs first: it is their standing still that costs. A device that is not open yet keeps what it is told.
-        self.vcpus.iter().for_each(crate::vcpu::VcpuHandle::run);
+        self.vcpus.iter().for_each(VcpuHandle::run);
         self.devices.open(first);
     }
 
@@ -66,18 +68,19 @@ impl Vm {
             Phase::Running => {}
         }
         // All are asked before any is waited for: the machine stops when the slowest has.
-        self.vcpus.iter().for_each(crate::vcpu::VcpuHandle::ask_to_park);
+        self.vcpus.iter().for_each(VcpuHandle::ask_to_park);
         if let Some(vcpu) = self.vcpus.iter().position(|vcpu| !vcpu.wait_parked(PAUSE_PATIENCE)) {
-            self.vcpus.iter().for_each(crate::vcpu::VcpuHandle::run);
+            self.vcpus.iter().for_each(VcpuHandle::run);
             return Err(PauseError::Stuck { vcpu });
         }
         // vCPUs first, then devices: nobody gives them work any more. The serial port does its at once, on the vCPU's
         // thread; virtio devices finish what they took from their queues.
         if let Err(device) = self.devices.close(PAUSE_PATIENCE) {
-            self.vcpus.iter().for_each(crate::vcpu::VcpuHandle::run);
+            self.vcpus.iter().for_each(VcpuHandle::run);
             return Err(PauseError::DeviceStuck { device });
         }
         self.phase = Phase::Paused;
+        self.paused_at = Some(Instant::now());
         Ok(())
     }
 
@@ -89,6 +92,9 @@ impl Vm {
             Phase::Paused => {}
         }
         self.devices.take_disks()?;
+        if self.paused_at.take().is_some_and(|since| since.elapsed() >= WATCHDOG_GAP) {
+            self.vcpus.iter().for_each(VcpuHandle::tell_of_pause);
+        }
         self.start();
         Ok(())
     }
@@ -96,7 +102,7 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        self.vcpus.iter().for_each(crate::vcpu::VcpuHandle::ask_to_leave);
+        self.vcpus.iter().for_each(VcpuHandle::ask_to_leave);
         let mut stuck: Vec<_> = self
             .vcpus
             .iter_mut()
