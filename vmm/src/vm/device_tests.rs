@@ -3,12 +3,15 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::{RestoreError, Vm};
-use crate::devices::virtio::driver::{Driver, PATIENCE};
+use crate::devices::virtio::driver::{Driver, PATIENCE, places, until};
 use crate::devices::virtio::set::{Backend, DeviceCreateError};
 use crate::{
-    Backing, CpuModel, CreateError, DeviceConfig, Disk, DiskError, MacAddress, NetPort, Tap, VmConfig, probe,
+    Backing, CpuModel, CreateError, DeviceConfig, Disk, DiskError, MacAddress, MissingPages, NetPort, Tap,
+    VmConfig, probe,
 };
 
 #[path = "../../tests/common/elf.rs"]
@@ -91,7 +94,7 @@ fn devices_move_with_their_machine() {
     net.add(0, &[(BUFFER + 4096, 2048, true)]);
     rng.kick(0);
     let state = first.save().expect("saves");
-    assert!(first.first_pages().contains(&(crate::devices::virtio::driver::places(0)[2] / 4096)));
+    assert!(first.first_pages().contains(&(places(0)[2] / 4096)));
     first_port.inject(&frame(9)).expect("room");
 
     let (mut second, net_of_second, port) = machine();
@@ -118,6 +121,88 @@ fn devices_move_with_their_machine() {
     assert!(first_port.take_frame(&mut [0; 100]).expect("the tap lives on").is_none());
 }
 
+/// A first machine, paused with a request for random bytes in its device's queue, and its state.
+fn asked() -> (Vm, Driver, Vec<u8>) {
+    let (mut first, ..) = machine();
+    first.boot(&elf::elf(COUNT), "", None).expect("boots");
+    let mut rng = driver(&first, 0, 1);
+    rng.set_up(0);
+    first.start();
+    first.pause().expect("pauses");
+    rng.add(0, &[(BUFFER, 8, true)]);
+    let state = first.save().expect("saves");
+    (first, rng, state)
+}
+
+fn has_missing_pages(test: &str) -> bool {
+    let probed = MissingPages::probe().map_err(|reason| println!("skipped: {test}: {reason}"));
+    probed.is_ok() && has_kvm(test)
+}
+
+/// Reads the faults that there are.
+fn faults(missing: &MissingPages) -> Vec<u64> {
+    let mut faults = Vec::new();
+    missing.read_faults(&mut faults).expect("reads faults");
+    faults.iter().map(|fault| fault.page).collect()
+}
+
+#[test]
+fn a_device_whose_pages_are_missing_waits_for_them() {
+    let test = "a_device_whose_pages_are_missing_waits_for_them";
+    if !has_missing_pages(test) {
+        return;
+    }
+    let (first, rng, state) = asked();
+    let (mut second, ..) = machine();
+    let missing = MissingPages::open(second.memory()).expect("opens");
+    let stop = AtomicBool::new(false);
+    let served = std::thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            let (mut served, mut page) = (Vec::new(), vec![0; 4096]);
+            while !stop.load(Ordering::SeqCst) {
+                for fault in faults(&missing) {
+                    first.memory().read(fault * 4096, &mut page).expect("in memory");
+                    missing.install(fault, &page).expect("installs");
+                    served.push(fault);
+                }
+                std::thread::sleep(Duration::from_micros(20));
+            }
+            served
+        });
+        second.restore(&state).expect("restores");
+        second.start();
+        let mut rng = rng.on(second.devices.device(0), second.memory());
+        assert_eq!(rng.wait_used(0), 8);
+        stop.store(true, Ordering::SeqCst);
+        server.join().expect("no panic")
+    });
+    assert!(served.contains(&(BUFFER / 4096)), "the device's buffer was missing");
+}
+
+#[test]
+fn a_device_that_waits_for_ever_does_not_keep_its_machine_from_ending() {
+    let test = "a_device_that_waits_for_ever_does_not_keep_its_machine_from_ending";
+    if !has_missing_pages(test) {
+        return;
+    }
+    let (_first, _rng, state) = asked();
+    let (mut second, ..) = machine();
+    let missing = MissingPages::open(second.memory()).expect("opens");
+    second.restore(&state).expect("restores");
+    assert!(faults(&missing).is_empty(), "loading a state touches no guest memory");
+    second.start();
+    let ring = places(0)[1] / 4096;
+    let mut seen = Vec::new();
+    until("the device waits for its ring", || {
+        seen.extend(faults(&missing));
+        seen.contains(&ring)
+    });
+    let memory = Arc::clone(second.memory());
+    drop(second);
+    drop(missing);
+    assert_eq!(Arc::strong_count(&memory), 1, "no thread is left that has it");
+}
+
 #[test]
 fn disks_follow_the_guest_and_come_back() {
     if !has_kvm("disks_follow_the_guest_and_come_back") {
@@ -139,6 +224,7 @@ fn disks_follow_the_guest_and_come_back() {
     let refused = other.boot(&elf::elf(COUNT), "", None).expect_err("the disk is taken");
     assert!(matches!(refused, crate::BootError::Disk(DiskError::Busy { .. })), "{refused}");
     first.start();
+    first.sync_disks().expect("writes back");
     first.pause().expect("pauses");
     let state = first.save().expect("saves");
     other.restore(&state).expect("restores");

@@ -26,7 +26,7 @@ const VIRTIO_BALLOON_F_REPORTING: u32 = 5;
 /// Page numbers are of pages of this size, whatever the guest's are.
 const NUMBER_BYTES: usize = 4;
 /// Most page numbers of one chain that count; a driver sends 256.
-const MAX_NUMBERS: usize = 16 << 10;
+const MAX_NUMBERS: usize = 1024;
 
 /// What is saved of a balloon beyond its queues. Which pages are in it is the guest's knowledge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

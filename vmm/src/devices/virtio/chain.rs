@@ -2,7 +2,7 @@
 
 use virtio_queue::DescriptorChain;
 
-use crate::memory::pieces::{BadPiece, Pieces};
+use crate::memory::pieces::{BadPiece, MAX_PIECES, Pieces};
 use crate::memory::{GuestMemory, Regions};
 
 /// A chain that cannot be used.
@@ -27,15 +27,18 @@ pub(super) struct Chain<'m> {
 }
 
 impl<'m> Chain<'m> {
-    /// Walks the chain: as many steps as the queue has places, or an indirect table has, up to
-    /// [`MAX_PIECES`](crate::memory::pieces::MAX_PIECES) with anything in them.
+    /// Walks the chain, at most [`MAX_PIECES`] steps.
     pub(super) fn walk(
         memory: &'m GuestMemory,
         chain: DescriptorChain<&Regions>,
     ) -> Result<Chain<'m>, BadChain> {
         let (mut readable, mut writable) = (Pieces::new(memory), Pieces::new(memory));
         let (mut goes_on, mut writes) = (false, false);
-        for descriptor in chain {
+        for (step, descriptor) in chain.enumerate() {
+            if step == MAX_PIECES {
+                // An indirect table has room for 65 535, and empty ones are no pieces.
+                return Err(BadChain::Piece(BadPiece::TooMany));
+            }
             goes_on = descriptor.has_next();
             let pieces = match (writes, descriptor.is_write_only()) {
                 (_, true) => &mut writable,

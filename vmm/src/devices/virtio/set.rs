@@ -218,6 +218,11 @@ impl Devices {
         })
     }
 
+    /// Writes back what was written to the disks so far.
+    pub(crate) fn sync_disks(&self) -> Result<(), DiskError> {
+        self.disks().iter().try_for_each(|disk| disk.sync())
+    }
+
     /// Lets go of all disks, all that was written on them. On an error those from the failed one on are still held.
     pub(crate) fn release_disks(&self) -> Result<(), DiskError> {
         self.disks().iter().try_for_each(|disk| disk.release())

@@ -190,6 +190,17 @@ impl HeldDisk {
         Ok(())
     }
 
+    /// Writes back what the guest has written so far, while it goes on.
+    pub(crate) fn sync(&self) -> Result<(), DiskError> {
+        // By a descriptor of its own, so that the guest's requests need not wait for it.
+        let file =
+            self.file().as_ref().map(File::try_clone).transpose().map_err(self.disk.failed("reach"))?;
+        match file {
+            Some(file) if !self.disk.read_only => file.sync_data().map_err(self.disk.failed("write back")),
+            _ => Ok(()),
+        }
+    }
+
     /// Lets go of the disk, all of it written back. On an error this machine still has it. Does nothing if it has not.
     pub(crate) fn release(&self) -> Result<(), DiskError> {
         let mut held = self.file();
