@@ -26,3 +26,32 @@ pub fn virtio_balloon(bytes: &[u8]) {
 pub fn virtio_rng(bytes: &[u8]) {
     crate::devices::virtio::hostile::rng(bytes);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    /// What the fuzz targets have found worth keeping is run wherever tests are.
+    #[test]
+    fn the_corpus_does_no_harm() {
+        type Target = fn(&[u8]);
+        let targets: [(&str, Target); 6] = [
+            ("virtio_net", super::virtio_net),
+            ("virtio_rng", super::virtio_rng),
+            ("virtio_block", super::virtio_block),
+            ("virtio_console", super::virtio_console),
+            ("virtio_balloon", super::virtio_balloon),
+            ("state", super::state),
+        ];
+        for (name, target) in targets {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+            let mut run = 0;
+            for file in std::fs::read_dir(&folder).expect("the corpus is in the repository") {
+                let path = file.expect("can be listed").path();
+                target(&std::fs::read(&path).expect("can be read"));
+                run += 1;
+            }
+            assert!(run > 0, "{} is empty", folder.display());
+        }
+    }
+}

@@ -32,7 +32,7 @@ mod config;
 mod cpu;
 mod devices;
 mod event;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod host;
