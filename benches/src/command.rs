@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use migrator::strategy::Strategy;
 
 use crate::{
+    network::{Bandwidth, NetworkConfig},
     plan::{Choices, Fill},
     units::{parse_bytes, parse_duration},
 };
@@ -61,6 +62,16 @@ pub struct Compare {
     /// The downtime that pre-copy may plan for.
     #[arg(long, default_value = "50ms", value_parser = parse_duration, value_name = "TIME")]
     pub downtime_limit: Duration,
+    /// The bandwidth of the link between source and destination, each way, or none for no limit. Takes a network of
+    /// namespaces: root, or a kernel that permits user namespaces.
+    #[arg(long, default_value = "none", value_parser = parse_link, value_name = "100Mbit|1Gbit|…|none")]
+    pub link: Link,
+    /// How long frames are on that link, each way. Takes a kernel with netem.
+    #[arg(long, default_value = "0ms", value_parser = parse_duration, value_name = "TIME")]
+    pub delay: Duration,
+    /// Build no network and ask no client, where both are possible.
+    #[arg(long)]
+    pub no_client: bool,
     /// The results file [default: results.json in the report's folder].
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -71,6 +82,10 @@ pub struct Compare {
     #[arg(long)]
     pub simulated: bool,
 }
+
+/// A link's bandwidth, if it is limited. (`Option` means something else to the command line.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Link(pub Option<Bandwidth>);
 
 /// Options of `report`.
 #[derive(Args, Clone, Debug)]
@@ -119,6 +134,11 @@ impl Compare {
         }
     }
 
+    /// The network that the guest moves in.
+    pub fn network(&self) -> NetworkConfig {
+        NetworkConfig { bandwidth: self.link.0, delay: self.delay }
+    }
+
     /// Where the results go.
     pub fn results_path(&self) -> PathBuf {
         self.json.clone().unwrap_or_else(|| self.out.join("results.json"))
@@ -133,6 +153,13 @@ fn once_each<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
         }
     }
     kept
+}
+
+fn parse_link(text: &str) -> Result<Link, String> {
+    match text {
+        "none" => Ok(Link(None)),
+        _ => text.parse().map(|bandwidth| Link(Some(bandwidth))).map_err(|words| format!("{words}, or none")),
+    }
 }
 
 fn parse_memory(text: &str) -> Result<u64, String> {
@@ -168,7 +195,14 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for arguments in [["--memory", "1MiB"], ["--strategy", "magic"], ["--runs", "0"], ["--vcpus", "17"]] {
+        for arguments in [
+            ["--memory", "1MiB"],
+            ["--strategy", "magic"],
+            ["--runs", "0"],
+            ["--vcpus", "17"],
+            ["--link", "fast"],
+            ["--link", "10GB"],
+        ] {
             let line = ["ferry-bench", "compare"].into_iter().chain(arguments);
             assert!(Cli::try_parse_from(line).is_err(), "{arguments:?}");
         }

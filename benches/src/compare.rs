@@ -17,6 +17,7 @@ use crate::{
     report,
     results::{Results, ResultsFile, Run, RunOutcome},
     rig::{self, Folder, Rig},
+    site::Site,
     summary::Summary,
     table, units, verdict,
 };
@@ -29,8 +30,11 @@ const INTERRUPTED: u8 = 130;
 /// # Errors
 /// If nothing can be measured at all. A run that fails is a result.
 pub fn run(options: &Compare) -> Result<ExitCode> {
+    // While there is one thread only.
+    let site = Site::prepare(options)?;
     interrupt::watch()?;
     let machines = Machines::probe(options.simulated);
+    let site = if machines.simulated.is_some() { site.without_client() } else { site };
     if let Some(reason) = &machines.simulated {
         println!(
             "SIMULATED GUESTS ({reason}): engine, links and bytes are real, the machine is not. The figures say how the \
@@ -48,7 +52,7 @@ pub fn run(options: &Compare) -> Result<ExitCode> {
 
     let steps = options.choices().steps(options.runs);
     let measured = match check_memory(&steps) {
-        Ok(()) => Bench::new(options, &machines)?.measure(&steps, &mut results, keep),
+        Ok(()) => Bench::new(options, &machines, &site)?.measure(&steps, &mut results, keep),
         Err(error) => Err(error),
     };
     let interrupted = match measured {
@@ -76,6 +80,7 @@ fn check_memory(steps: &[Step]) -> Result<()> {
 struct Bench<'a> {
     options: &'a Compare,
     machines: &'a Machines,
+    site: &'a Site,
     folder: Folder,
     memory: WarmMemory,
     /// What plain TCP moved a second, by pass and size of memory.
@@ -83,9 +88,9 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(options: &'a Compare, machines: &'a Machines) -> Result<Bench<'a>> {
+    fn new(options: &'a Compare, machines: &'a Machines, site: &'a Site) -> Result<Bench<'a>> {
         let (memory, limits) = (WarmMemory::default(), HashMap::new());
-        Ok(Bench { options, machines, folder: Folder::make()?, memory, limits })
+        Ok(Bench { options, machines, site, folder: Folder::make()?, memory, limits })
     }
 
     /// All steps, in order. Fails only if the user interrupts; then what is measured is in `results`.
@@ -136,10 +141,13 @@ impl<'a> Bench<'a> {
     fn migrate(&mut self, step: &Step, limit: Option<u64>, run: &mut Run) -> Result<()> {
         run.limit_bytes_per_second = limit;
         self.warm_up(step)?;
+        let network = self.site.network()?;
         let rig = Rig {
             runtime: self.folder.path(),
             simulated: run.simulated,
             downtime_limit: self.options.downtime_limit,
+            network: network.as_ref(),
+            has_client: self.site.has_client(),
         };
         rig::measure(&rig, step, &mut self.memory, run)
     }
@@ -153,7 +161,10 @@ impl<'a> Bench<'a> {
         self.warm_up(step)?;
         self.memory.release_source();
         self.memory.release_destination();
-        let limit = rig::measure_limit(memory, self.folder.path())
+        let limit = self
+            .site
+            .network()
+            .and_then(|network| rig::measure_limit(memory, self.folder.path(), network.as_ref()))
             .inspect_err(|error| eprintln!("the limit is not known in this pass: {error:#}"))
             .ok();
         self.limits.insert((step.pass, memory), limit);
@@ -185,7 +196,7 @@ fn outcome(run: &Run) -> String {
         None => "not verified",
     };
     let load = if run.host_overloaded { ", BUSY HOST" } else { "" };
-    match (run.outcome, run.downtime_guest_us.or(run.downtime_engine_us), run.total_us) {
+    match (run.outcome, run.downtime_guest_us.or(run.moved.downtime_engine_us), run.total_us) {
         (RunOutcome::Completed, Some(downtime), Some(total)) => {
             format!("down {}, total {}, {verified}{load}", units::micros(downtime), units::micros(total))
         }

@@ -18,6 +18,7 @@ pub mod probe;
 pub mod report;
 pub mod results;
 pub mod rig;
+pub mod site;
 pub mod statistics;
 pub mod summary;
 pub mod table;

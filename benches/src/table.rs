@@ -3,6 +3,7 @@
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 
 use crate::{
+    results::{ClientReport, UdpReport},
     statistics::Spread,
     summary::{Row, Summary, Verified},
     units,
@@ -15,14 +16,17 @@ pub fn draw(summary: &Summary<'_>) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
-    table.set_header(HEADER);
+    let has_client = summary.rows.iter().any(|row| row.downtime_client().is_some());
+    let header = header(has_client);
+    let columns = header.len();
+    table.set_header(header);
     let groups = summary.groups();
     for (workload, rows) in &groups {
         if let Some(name) = summary.name_of(workload) {
             table.add_row([name]);
         }
         for row in rows {
-            table.add_row(cells(row));
+            table.add_row(cells(row, has_client));
         }
     }
     for (index, column) in table.column_iter_mut().enumerate() {
@@ -31,41 +35,41 @@ pub fn draw(summary: &Summary<'_>) -> String {
         if index > 0 || groups.len() < 2 {
             column.set_constraint(ColumnConstraint::ContentWidth);
         }
-        if (1..=HEADER.len() - 2).contains(&index) {
+        if (1..=columns - 2).contains(&index) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
     table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
-const HEADER: [&str; 9] = [
-    "strategy",
-    "downtime\nby guest",
-    "downtime\nby engine",
-    "total",
-    "sent",
-    "of\nlimit",
-    "rounds",
-    "faults\np50 / p99",
-    "verified",
-];
+/// The client's clock has a column only where there is a client.
+fn header(has_client: bool) -> Vec<&'static str> {
+    let client = has_client.then_some("by\nclient");
+    let downtimes = ["strategy", "downtime\nby guest", "by\nengine"];
+    let rest = ["total", "sent", "of\nlimit", "rounds", "faults\np50 / p99", "verified"];
+    downtimes.into_iter().chain(client).chain(rest).collect()
+}
 
-fn cells(row: &Row<'_>) -> Vec<String> {
+fn cells(row: &Row<'_>, has_client: bool) -> Vec<String> {
     let none = || "–".to_owned();
     let faults = row.faults().map_or_else(none, |(count, p50, p99)| {
         format!("{}\n{} / {}", units::count(count.median), p50.median, units::micros(p99.median))
     });
-    vec![
+    let client = has_client.then(|| row.downtime_client().map_or_else(none, |spread| time(&spread)));
+    let downtimes = [
         row.strategy.name().to_owned(),
         row.downtime_guest().map_or_else(none, |spread| time(&spread)),
         row.downtime_engine().map_or_else(none, |spread| time(&spread)),
+    ];
+    let rest = [
         row.total().map_or_else(none, |spread| time(&spread)),
         row.bytes().map_or_else(none, |spread| units::bytes(spread.median)),
         row.percent_of_limit().map_or_else(none, |spread| format!("{} %", spread.median)),
         row.rounds().map_or_else(none, |spread| rounds(&spread)),
         faults,
         verdict(row),
-    ]
+    ];
+    downtimes.into_iter().chain(client).chain(rest).collect()
 }
 
 /// The median, and below it from where to where it went.
@@ -119,6 +123,7 @@ pub fn notes(summary: &Summary<'_>) -> Vec<String> {
             units::speed(limit.median),
         ));
     }
+    notes.extend(client_note(summary));
     for row in &summary.rows {
         if let Some(problem) = row.problem() {
             let name = summary.name_of(&row.workload).map(|name| format!(" ({name})")).unwrap_or_default();
@@ -139,6 +144,28 @@ pub fn notes(summary: &Summary<'_>) -> Vec<String> {
     notes
 }
 
+/// What became of the client's requests and connections.
+fn client_note(summary: &Summary<'_>) -> Option<String> {
+    let clients = || summary.rows.iter().flat_map(|row| &row.runs).filter_map(|run| run.client.as_ref());
+    let sum = |of: fn(&ClientReport) -> u64| -> u64 { clients().map(of).sum() };
+    clients().next()?;
+    let datagrams =
+        |of: fn(&UdpReport) -> u64| -> u64 { clients().filter_map(|c| c.udp.as_ref()).map(of).sum() };
+    let wrong = sum(|client| client.stream_errors.unwrap_or(0));
+    Some(format!(
+        "Client: of {} requests on a fixed schedule, over one connection a run, {} were lost, and of {} datagrams {}; \
+         {} connections broke, {} segments were sent again, {} bytes of a checked stream were wrong. \"By client\" is \
+         the longest time between two responses.",
+        units::count(sum(|client| client.requests_sent)),
+        units::count(sum(|client| client.requests_lost)),
+        units::count(datagrams(|udp| udp.sent)),
+        units::count(datagrams(|udp| udp.lost)),
+        units::count(sum(|client| client.connections_reset)),
+        units::count(sum(|client| client.retransmissions)),
+        units::count(wrong),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,11 +177,26 @@ mod tests {
         let table = draw(&summary);
         let widest = table.lines().map(|line| line.chars().count()).max();
         assert!(widest <= Some(100), "{widest:?}\n{table}");
-        for words in
-            ["stop-and-copy", "pre-copy", "post-copy", "by guest", "by engine", "yes 3/3", "MiB", " %"]
+        for words in ["stop-and-copy", "pre-copy", "post-copy", "by guest", "engine", "yes 3/3", "MiB", " %"]
         {
             assert!(table.contains(words), "no {words:?} in\n{table}");
         }
+    }
+
+    #[test]
+    fn the_third_clock_has_a_column_where_there_is_a_client() {
+        let mut results = crate::report::fixture();
+        assert!(!draw(&Summary::of(&results)).contains("client"));
+        for (i, run) in results.runs.iter_mut().enumerate() {
+            run.client = Some(crate::report::client(207_000 + 1_000 * i as u64));
+        }
+        let summary = Summary::of(&results);
+        let table = draw(&summary);
+        assert!(table.contains("client") && table.contains("210 ms"), "{table}");
+        let widest = table.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(100), "{widest:?}\n{table}");
+        let note = notes(&summary).into_iter().find(|note| note.starts_with("Client: ")).unwrap();
+        assert!(note.contains("9\u{202f}000 requests") && note.contains("18 were lost"), "{note}");
     }
 
     #[test]

@@ -54,8 +54,10 @@ fn every_strategy_moves_a_simulated_guest_and_all_is_shown() {
             (run.outcome, run.verified, run.guest_errors),
             (RunOutcome::Completed, Some(true), Some(0))
         );
-        assert!(run.simulated && run.downtime_engine_us.is_some() && run.limit_bytes_per_second.is_some());
-        assert!(run.pages_sent > 0, "{run:?}");
+        assert!(
+            run.simulated && run.moved.downtime_engine_us.is_some() && run.limit_bytes_per_second.is_some()
+        );
+        assert!(run.moved.pages_sent > 0, "{run:?}");
     }
     let passes: Vec<u32> = results.runs.iter().map(|run| run.pass).collect();
     assert_eq!(passes, [1, 1, 1, 2, 2, 2]);

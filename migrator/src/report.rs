@@ -59,6 +59,30 @@ impl From<&Round> for RoundReport {
     }
 }
 
+/// What it took to move a guest: downtime, bytes and rounds. The harness keeps the same for each of its runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Downtime by the engine's clock; nothing if the guest did not move.
+    pub downtime_engine_us: Option<u64>,
+    /// Its parts, which add up to it.
+    pub downtime_parts_us: DowntimeParts,
+    /// From the command to the first page: connecting, and making the destination ready.
+    pub setup_us: u64,
+    /// Bytes on bulk and urgent links.
+    pub bytes_sent: u64,
+    /// Pages sent, zero or not, each as often as it was sent.
+    pub pages_sent: u64,
+    /// Those of them that were zero.
+    pub zero_pages: u64,
+    /// Frames of the guest's network that came to the source when the guest had left, and were carried over.
+    #[serde(default)]
+    pub network_frames_carried: u64,
+    /// The rounds made while the guest ran at the source.
+    pub rounds: Vec<RoundReport>,
+    /// What was pushed after the start, if pages were missing.
+    pub push: Option<RoundReport>,
+}
+
 /// What one migration cost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -76,29 +100,13 @@ pub struct Report {
     pub error: Option<String>,
     /// Whether digests of all memory were the same; nothing if they were not compared.
     pub verified: Option<bool>,
-    /// Downtime by the engine's clock; nothing if the guest did not move.
-    pub downtime_engine_us: Option<u64>,
-    /// Its parts, which add up to it.
-    pub downtime_parts_us: DowntimeParts,
+    /// What it took.
+    #[serde(flatten)]
+    pub moved: Moved,
     /// What the downtime was expected to be without any page, before anything moved.
     pub fixed_downtime_us: u64,
     /// From the command to the source being free of duty, or to the failure.
     pub total_us: u64,
-    /// From the command to the first page: connecting, and making the destination ready.
-    pub setup_us: u64,
-    /// Bytes on bulk and urgent links.
-    pub bytes_sent: u64,
-    /// Pages sent, zero or not, each as often as it was sent.
-    pub pages_sent: u64,
-    /// Those of them that were zero.
-    pub zero_pages: u64,
-    /// Frames of the guest's network that came to the source when the guest had left, and were carried over.
-    #[serde(default)]
-    pub network_frames_carried: u64,
-    /// The rounds made while the guest ran at the source.
-    pub rounds: Vec<RoundReport>,
-    /// What was pushed after the start, if pages were missing.
-    pub push: Option<RoundReport>,
     /// Page faults at the destination.
     pub page_faults: FaultStatistics,
     /// The options that were in force.
@@ -130,17 +138,9 @@ impl Report {
             outcome: Outcome::Failed,
             error: None,
             verified: None,
-            downtime_engine_us: None,
-            downtime_parts_us: DowntimeParts::default(),
+            moved: Moved::default(),
             fixed_downtime_us: 0,
             total_us: 0,
-            setup_us: 0,
-            bytes_sent: 0,
-            pages_sent: 0,
-            zero_pages: 0,
-            network_frames_carried: 0,
-            rounds: Vec::new(),
-            push: None,
             page_faults: FaultStatistics::default(),
             options: OptionsReport {
                 downtime_limit_us: micros(options.downtime_limit),
@@ -154,14 +154,15 @@ impl Report {
 
     pub(crate) fn record(&mut self, timeline: &Timeline, fixed: &Fixed, sent: Sent) {
         self.total_us = micros(timeline.total());
-        self.setup_us = timeline.ready.map_or(self.total_us, |ready| micros(ready - timeline.begin));
+        self.moved.setup_us = timeline.ready.map_or(self.total_us, |ready| micros(ready - timeline.begin));
         self.fixed_downtime_us = micros(fixed.total());
-        self.rounds = timeline.rounds.iter().map(RoundReport::from).collect();
-        self.push = timeline.push.as_ref().map(RoundReport::from);
-        (self.bytes_sent, self.pages_sent, self.zero_pages) = (sent.bytes, sent.pages, sent.zero_pages);
+        self.moved.rounds = timeline.rounds.iter().map(RoundReport::from).collect();
+        self.moved.push = timeline.push.as_ref().map(RoundReport::from);
+        (self.moved.bytes_sent, self.moved.pages_sent, self.moved.zero_pages) =
+            (sent.bytes, sent.pages, sent.zero_pages);
         if let Some(switchover) = &timeline.switchover {
-            self.downtime_parts_us = switchover.parts();
-            self.downtime_engine_us = Some(self.downtime_parts_us.total_us());
+            self.moved.downtime_parts_us = switchover.parts();
+            self.moved.downtime_engine_us = Some(self.moved.downtime_parts_us.total_us());
         }
     }
 

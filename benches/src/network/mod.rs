@@ -91,6 +91,9 @@ impl Side {
     }
 }
 
+/// Where a process runs: on a side of a network, or, without one, on the host itself.
+pub type Place<'a> = Option<(&'a Network, Side)>;
+
 /// The network. It is gone when this is dropped and the last process in it has ended.
 #[derive(Debug)]
 pub struct Network {

@@ -12,7 +12,7 @@ const BACK_REQUESTS: usize = 50;
 
 /// When the migration was, by CLOCK_MONOTONIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
+pub struct MigrationWindow {
     /// The command to migrate.
     pub begin_ns: u64,
     /// The guest ran at the destination.
@@ -21,7 +21,7 @@ pub struct Window {
     pub end_ns: u64,
 }
 
-impl Window {
+impl MigrationWindow {
     /// All of a stretch of time that lies in it, or reaches into it.
     fn meets(&self, from_ns: u64, to_ns: u64) -> bool {
         from_ns < self.end_ns && to_ns > self.begin_ns
@@ -33,7 +33,7 @@ impl Window {
 }
 
 /// What the client saw of the migration.
-pub fn report(recording: &Recording, window: &Window) -> ClientReport {
+pub fn report(recording: &Recording, window: &MigrationWindow) -> ClientReport {
     let requests = &recording.requests;
     let udp = (!recording.datagrams.is_empty()).then(|| UdpReport {
         sent: recording.datagrams.len() as u64,
@@ -66,7 +66,7 @@ fn lost(records: &[Record]) -> u64 {
 }
 
 /// The longest time between two answers in a row that reaches into the migration.
-fn longest_gap(records: &[Record], window: &Window, end_ns: u64) -> Option<u64> {
+fn longest_gap(records: &[Record], window: &MigrationWindow, end_ns: u64) -> Option<u64> {
     let mut answers: Vec<u64> = records.iter().filter_map(Record::answered_ns).collect();
     answers.sort_unstable();
     let last = *answers.last()?;
@@ -79,14 +79,14 @@ fn longest_gap(records: &[Record], window: &Window, end_ns: u64) -> Option<u64> 
 }
 
 /// The longest response time of all requests that waited during the migration.
-fn longest_response(requests: &[Record], window: &Window) -> Option<u64> {
+fn longest_response(requests: &[Record], window: &MigrationWindow) -> Option<u64> {
     let waited = requests.iter().filter(|request| {
         request.answered_ns().is_some_and(|answered| window.meets(request.scheduled_ns, answered))
     });
     waited.filter_map(Record::response_us).max().map(u64::from)
 }
 
-fn response_times(requests: &[Record], window: &Window) -> ResponseTimes {
+fn response_times(requests: &[Record], window: &MigrationWindow) -> ResponseTimes {
     let of = |is_in: &dyn Fn(u64) -> bool| {
         percentiles(
             requests.iter().filter(|request| is_in(request.scheduled_ns)).filter_map(Record::response_us),
@@ -119,7 +119,7 @@ fn percentiles_of(histogram: &Histogram<u32>) -> Option<Percentiles> {
 }
 
 /// Responses a second, and their 99th percentile, during the migration beside before it.
-fn brownout(requests: &[Record], window: &Window, times: &ResponseTimes) -> Option<Brownout> {
+fn brownout(requests: &[Record], window: &MigrationWindow, times: &ResponseTimes) -> Option<Brownout> {
     let first = requests.first()?.scheduled_ns;
     let rate = |from_ns: u64, to_ns: u64| {
         let answers = requests.iter().filter_map(Record::answered_ns);
@@ -138,7 +138,7 @@ fn brownout(requests: &[Record], window: &Window, times: &ResponseTimes) -> Opti
 }
 
 /// From the end of the switchover to the first of [`BACK_REQUESTS`] in a row whose median is back.
-fn recovery(requests: &[Record], window: &Window) -> Option<u64> {
+fn recovery(requests: &[Record], window: &MigrationWindow) -> Option<u64> {
     let before: Vec<u32> = requests
         .iter()
         .filter(|request| request.scheduled_ns < window.begin_ns)
@@ -166,7 +166,8 @@ mod tests {
 
     const MS: u64 = 1_000_000;
     /// Commanded after 2 s, running at the destination after 3 s, done after 4 s.
-    const WINDOW: Window = Window { begin_ns: 2_000 * MS, switchover_end_ns: 3_000 * MS, end_ns: 4_000 * MS };
+    const WINDOW: MigrationWindow =
+        MigrationWindow { begin_ns: 2_000 * MS, switchover_end_ns: 3_000 * MS, end_ns: 4_000 * MS };
 
     /// Six seconds of requests, a millisecond apart; `response` says how long each takes in microseconds.
     fn requests(response: impl Fn(u64) -> Option<u64>) -> Vec<Record> {

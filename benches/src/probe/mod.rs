@@ -27,7 +27,7 @@ mod schedule;
 mod socket;
 mod thread;
 
-pub use analysis::{Window, report};
+pub use analysis::{MigrationWindow, report};
 pub use record::{Record, Recording, write_csv};
 
 use std::{

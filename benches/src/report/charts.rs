@@ -48,7 +48,7 @@ pub fn downtime(summary: &Summary<'_>) -> Bars {
             title: title(row, &format!("downtime by the {clock}'s clock"), &spread, units::micros),
             dots: match clock {
                 "guest" => dots(row, |run| run.downtime_guest_us, units::micros),
-                _ => dots(row, |run| run.downtime_engine_us, units::micros),
+                _ => dots(row, |run| run.moved.downtime_engine_us, units::micros),
             },
             mark: None,
         };
@@ -94,7 +94,7 @@ pub fn sent(summary: &Summary<'_>) -> Bars {
     let blocks = blocks(summary, |row| {
         let spread = row.bytes()?;
         let memory = row.workload.memory_bytes;
-        let said = dots(row, |run| Some(run.bytes_sent), units::bytes);
+        let said = dots(row, |run| Some(run.moved.bytes_sent), units::bytes);
         Some(Block {
             heading: None,
             label: row.strategy.name().to_owned(),
@@ -127,7 +127,7 @@ pub fn rounds(run: &Run) -> Bars {
         mark: None,
     };
     let mut blocks: Vec<Block> = Vec::new();
-    for (i, round) in run.rounds.iter().enumerate() {
+    for (i, round) in run.moved.rounds.iter().enumerate() {
         let (pages, dirtied) = (units::count(round.pages), units::count(round.dirtied_pages));
         let time = units::micros(round.duration_us);
         blocks.push(Block {
@@ -140,7 +140,7 @@ pub fn rounds(run: &Run) -> Bars {
             ],
         });
     }
-    let left = run.pages_sent.saturating_sub(run.rounds.iter().map(|round| round.pages).sum());
+    let left = run.moved.pages_sent.saturating_sub(run.moved.rounds.iter().map(|round| round.pages).sum());
     let pages = units::count(left);
     blocks.push(Block {
         heading: None,

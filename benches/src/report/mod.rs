@@ -52,6 +52,29 @@ pub(crate) fn fixture() -> Results {
     serde_json::from_str(include_str!("../../tests/fixtures/results.json")).expect("the fixture is sound")
 }
 
+/// What a client may have seen, for the same.
+#[cfg(test)]
+pub(crate) fn client(downtime_us: u64) -> results::ClientReport {
+    use results::{Brownout, ClientReport, Percentiles, ResponseTimes, UdpReport};
+    let times = |p50| Some(Percentiles { p50, p99: 2 * p50, p999: 3 * p50, max: 4 * p50 });
+    ClientReport {
+        downtime_client_us: Some(downtime_us),
+        longest_response_us: Some(downtime_us),
+        requests_sent: 1_000,
+        requests_lost: 2,
+        connections_reset: 0,
+        responses_malformed: 0,
+        retransmissions: 3,
+        response_us: ResponseTimes { before: times(200), during: times(400), after: None },
+        brownout: Some(Brownout { throughput_percent: 99.5, p99_percent: 200.0 }),
+        recovery_us: None,
+        udp: Some(UdpReport { sent: 1_000, lost: 1, duplicated: 0, reordered: 4, longest_gap_us: Some(9) }),
+        stream_bytes_checked: Some(65_536),
+        stream_errors: Some(0),
+        probe_stalls_us: times(30),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

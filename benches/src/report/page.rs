@@ -180,7 +180,7 @@ fn charts(summary: &Summary<'_>) -> Markup {
                 figcaption { "Bytes on the wire. The mark: the guest's memory." (log(&sent)) }
             }
             @for row in &summary.rows {
-                @if let Some(run) = row.median_run().filter(|run| !run.rounds.is_empty()) {
+                @if let Some(run) = row.median_run().filter(|run| !run.moved.rounds.is_empty()) {
                     @let bars = charts::rounds(run);
                     figure {
                         h2 { "Rounds" (of(summary, row)) }

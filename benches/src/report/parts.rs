@@ -36,7 +36,7 @@ pub fn draw(summary: &Summary<'_>) -> Markup {
         let mut heading = summary.name_of(workload);
         for row in group {
             if let Some(run) = row.median_run() {
-                rows.push((heading.take(), row, values(&run.downtime_parts_us)));
+                rows.push((heading.take(), row, values(&run.moved.downtime_parts_us)));
             }
         }
     }
@@ -84,8 +84,11 @@ fn stack(values: &[u64; 7], y: f64) -> Markup {
 
 /// What the colours mean; only of parts that occur.
 pub fn legend(summary: &Summary<'_>) -> Markup {
-    let runs: Vec<[u64; 7]> =
-        summary.rows.iter().filter_map(|row| Some(values(&row.median_run()?.downtime_parts_us))).collect();
+    let runs: Vec<[u64; 7]> = summary
+        .rows
+        .iter()
+        .filter_map(|row| Some(values(&row.median_run()?.moved.downtime_parts_us)))
+        .collect();
     html! {
         ul.legend {
             @for (i, (name, class, what)) in PARTS.iter().enumerate() {

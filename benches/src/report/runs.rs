@@ -33,10 +33,10 @@ pub fn draw(results: &Results) -> Markup {
                                 td { (units::bytes(run.workload.memory_bytes)) }
                                 td { (units::count(run.workload.dirty_rate_pages_per_second)) }
                                 td { (time(run.downtime_guest_us)) }
-                                td { (time(run.downtime_engine_us)) }
+                                td { (time(run.moved.downtime_engine_us)) }
                                 td { (time(run.longest_stall_us)) }
                                 td { (time(run.total_us)) }
-                                td { (units::bytes(run.bytes_sent)) }
+                                td { (units::bytes(run.moved.bytes_sent)) }
                                 td.words { (state(run)) }
                             }
                         }

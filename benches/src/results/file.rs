@@ -106,9 +106,16 @@ mod tests {
 
     #[test]
     fn results_survive_the_round_trip() {
-        let results = crate::report::fixture();
+        let mut results = crate::report::fixture();
+        // One run with a client, the others without.
+        results.runs[1].client = Some(crate::report::client(4_000));
         let text = serde_json::to_string(&results).unwrap();
         assert_eq!(parse(&text).unwrap(), results);
+        // What is told of a client stands beside the other clocks' figures, and nothing where there is none.
+        let runs = serde_json::from_str::<serde_json::Value>(&text).unwrap()["runs"].take();
+        assert_eq!(runs[1]["downtime_client_us"], 4_000);
+        assert_eq!(runs[1]["response_us"]["during"]["p99"], 800);
+        assert!(runs[0].get("downtime_client_us").is_none() && runs[0]["bytes_sent"].is_u64());
     }
 
     #[test]

@@ -2,12 +2,12 @@
 
 use migrator::{
     protocol::FaultStatistics,
-    report::{Outcome, Report, RoundReport},
+    report::{Moved, Outcome, Report},
     strategy::Strategy,
-    timeline::DowntimeParts,
 };
 use serde::{Deserialize, Serialize};
 
+use super::ClientReport;
 use crate::{gaps::Seen, plan::Workload};
 
 /// The engine of all runs so far; others will stand beside it.
@@ -89,28 +89,15 @@ pub struct Run {
     /// The digests of all memory were equal, and the guest found every page of its own as it had left it.
     /// Nothing where neither could be asked.
     pub verified: Option<bool>,
-    /// Downtime by the engine's clock.
-    pub downtime_engine_us: Option<u64>,
+    /// What it took, as the engine reports it.
+    #[serde(flatten)]
+    pub moved: Moved,
     /// Downtime by the guest's clock: see [`crate::gaps`] for the rule.
     pub downtime_guest_us: Option<u64>,
     /// The longest other gap that the guest saw during the migration.
     pub longest_stall_us: Option<u64>,
-    /// The engine's downtime in parts.
-    pub downtime_parts_us: DowntimeParts,
     /// From the command to the source being free of duty.
     pub total_us: Option<u64>,
-    /// From the command to the first page.
-    pub setup_us: u64,
-    /// Bytes on bulk and urgent links.
-    pub bytes_sent: u64,
-    /// Pages sent, each as often as it was sent.
-    pub pages_sent: u64,
-    /// Those of them that were zero.
-    pub zero_pages: u64,
-    /// The rounds made while the guest ran at the source.
-    pub rounds: Vec<RoundReport>,
-    /// What was pushed after the start.
-    pub push: Option<RoundReport>,
     /// Page faults at the destination.
     pub page_faults: PageFaults,
     /// Pages the guest found that were not as it had left them.
@@ -123,6 +110,9 @@ pub struct Run {
     pub host_overloaded: bool,
     /// The share of the host that others used, in hundredths of all its CPUs; steal included.
     pub others_cpu_percent: u32,
+    /// What an outside client saw; nothing where there was none.
+    #[serde(flatten)]
+    pub client: Option<ClientReport>,
 }
 
 impl Run {
@@ -138,23 +128,17 @@ impl Run {
             outcome: RunOutcome::Failed,
             error: None,
             verified: None,
-            downtime_engine_us: None,
+            moved: Moved::default(),
             downtime_guest_us: None,
             longest_stall_us: None,
-            downtime_parts_us: DowntimeParts::default(),
             total_us: None,
-            setup_us: 0,
-            bytes_sent: 0,
-            pages_sent: 0,
-            zero_pages: 0,
-            rounds: Vec::new(),
-            push: None,
             page_faults: PageFaults::default(),
             guest_errors: None,
             overhead_bytes: None,
             limit_bytes_per_second: None,
             host_overloaded: false,
             others_cpu_percent: 0,
+            client: None,
         }
     }
 
@@ -164,15 +148,8 @@ impl Run {
         self.error = report.error;
         self.verified = report.verified;
         self.downtime_limit_us = report.options.downtime_limit_us;
-        self.downtime_engine_us = report.downtime_engine_us;
-        self.downtime_parts_us = report.downtime_parts_us;
+        self.moved = report.moved;
         self.total_us = Some(report.total_us);
-        self.setup_us = report.setup_us;
-        self.bytes_sent = report.bytes_sent;
-        self.pages_sent = report.pages_sent;
-        self.zero_pages = report.zero_pages;
-        self.rounds = report.rounds;
-        self.push = report.push;
         self.page_faults = report.page_faults.into();
     }
 
@@ -203,8 +180,8 @@ impl Run {
 
     /// The time in which pages moved, waiting for neither setup nor verification.
     pub fn moving_us(&self) -> Option<u64> {
-        let rounds: u64 = self.rounds.iter().map(|round| round.duration_us).sum();
-        let push = self.push.map_or(0, |push| push.duration_us);
-        Some(rounds + push + self.downtime_engine_us?)
+        let rounds: u64 = self.moved.rounds.iter().map(|round| round.duration_us).sum();
+        let push = self.moved.push.map_or(0, |push| push.duration_us);
+        Some(rounds + push + self.moved.downtime_engine_us?)
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::left_over;
-use crate::{host, interrupt};
+use crate::{host, interrupt, network::Place};
 
 /// A process that runs as long as this value lives, and no longer: not even if the harness is killed.
 pub struct Process {
@@ -29,7 +29,7 @@ impl Process {
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn start(role: &str, arguments: &[String], runtime: &Path) -> Result<Process> {
+    pub fn start(role: &str, arguments: &[String], runtime: &Path, place: Place<'_>) -> Result<Process> {
         let program = env::current_exe().context("find the program that runs")?;
         let mut command = Command::new(program);
         command
@@ -42,6 +42,9 @@ impl Process {
             // Ctrl-C is for the harness, which then ends its processes itself.
             .process_group(0);
         die_with_parent(&mut command);
+        if let Some((network, side)) = place {
+            network.enter(side, &mut command)?;
+        }
         let mut child = command.spawn().with_context(|| format!("start a process for {role}"))?;
         left_over::record(runtime, child.id());
         let stdout = child.stdout.take().expect("stdout is piped");

@@ -1,11 +1,15 @@
-//! The two sides of a migration: `ferry run` and `ferry receive`, each a process.
+//! The two VMs of a migration, the one that leaves and the one that comes: `ferry run` and `ferry receive`, each a
+//! process.
 
-use std::{ffi::OsString, path::Path, process::ExitCode, time::Duration};
+use std::{ffi::OsString, net::Ipv4Addr, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 
-use super::{FERRY, child::Process, control::Control};
-use crate::plan::Workload;
+use super::{FERRY, Rig, child::Process, control::Control};
+use crate::{
+    network::{DESTINATION_ADDRESS, GUEST_ADDRESS, GUEST_MAC, GUEST_PREFIX, Side, TAP},
+    plan::Workload,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -16,40 +20,54 @@ pub fn play(arguments: &[String]) -> ExitCode {
 }
 
 /// A VM's process, and its control socket.
-pub struct Side {
+pub struct Vm {
     /// Its process.
     pub process: Process,
     /// Its control socket.
     pub control: Control,
 }
 
-impl Side {
+impl Vm {
     /// Runs a guest.
     ///
     /// # Errors
     /// If its process cannot be started. Whether the guest boots shows later.
-    pub fn run(name: &str, workload: &Workload, simulated: bool, seed: u64, runtime: &Path) -> Result<Side> {
+    pub fn run(name: &str, workload: &Workload, seed: u64, rig: &Rig<'_>) -> Result<Vm> {
+        let Rig { runtime, simulated, network, .. } = *rig;
         let image = if simulated { "sim" } else { "pulse" };
         let mut arguments = words(["run", image, "--name", name, "--no-console"]);
         arguments.extend(words(["--memory", &workload.memory_bytes.to_string()]));
         arguments.extend(words(["--vcpus", &workload.vcpus.to_string()]));
         arguments.extend(guest_words(workload, simulated, seed));
-        let process = Process::start(FERRY, &arguments, runtime)?;
-        Ok(Side { process, control: Control::new(runtime, name) })
+        if rig.client_network().is_some() {
+            let mac = GUEST_MAC.map(|byte| format!("{byte:02x}")).join(":");
+            arguments.push(format!("net={GUEST_ADDRESS}/{GUEST_PREFIX}"));
+            arguments.extend(words(["--net", &format!("tap={TAP},mac={mac}")]));
+        }
+        let process =
+            Process::start(FERRY, &arguments, runtime, network.map(|network| (network, Side::Source)))?;
+        Ok(Vm { process, control: Control::new(runtime, name) })
     }
 
     /// Waits for a guest to come; also says where.
     ///
     /// # Errors
     /// If it does not listen.
-    pub fn receive(name: &str, runtime: &Path) -> Result<(Side, String)> {
-        let arguments = words(["receive", "tcp://127.0.0.1:0", "--name", name, "--once", "--no-console"]);
-        let mut process = Process::start(FERRY, &arguments, runtime)?;
+    pub fn receive(name: &str, rig: &Rig<'_>) -> Result<(Vm, String)> {
+        let Rig { runtime, network, .. } = *rig;
+        let at = network.map_or(Ipv4Addr::LOCALHOST, |_| DESTINATION_ADDRESS);
+        let mut arguments =
+            words(["receive", &format!("tcp://{at}:0"), "--name", name, "--once", "--no-console"]);
+        if rig.client_network().is_some() {
+            arguments.extend(words(["--net", &format!("tap={TAP}")]));
+        }
+        let place = network.map(|network| (network, Side::Destination));
+        let mut process = Process::start(FERRY, &arguments, runtime, place)?;
         let line = process.next_line(PATIENCE)?;
         let address =
             line.strip_prefix("listening on ").context("the destination does not say where it listens")?;
         let address = address.trim().to_owned();
-        Ok((Side { process, control: Control::new(runtime, name) }, address))
+        Ok((Vm { process, control: Control::new(runtime, name) }, address))
     }
 }
 

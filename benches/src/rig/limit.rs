@@ -1,7 +1,7 @@
 //! The limit: what a plain TCP sender and receiver move between two memories, on this host, in this pass.
 //!
-//! Laid out as a migration is: two processes, loopback, both memories populated in huge pages, writes
-//! and reads of 1 MiB. No engine that copies over one connection can do better by much.
+//! Laid out as a migration is: two processes, the same link (loopback, where there is no network of namespaces), both
+//! memories populated in huge pages, writes and reads of 1 MiB. No engine that copies over one connection can do better by much.
 
 use std::{
     io::{Read, Write},
@@ -14,7 +14,10 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{LIMIT_RECEIVE, LIMIT_SEND, child::Process};
-use crate::host::Piece;
+use crate::{
+    host::Piece,
+    network::{DESTINATION_ADDRESS, Network, Side},
+};
 
 const PIECE: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,11 +26,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// If a process cannot do its part.
-pub fn measure(bytes: u64, runtime: &Path) -> Result<u64> {
+pub fn measure(bytes: u64, runtime: &Path, network: Option<&Network>) -> Result<u64> {
     let size = bytes.to_string();
-    let mut receiver = Process::start(LIMIT_RECEIVE, std::slice::from_ref(&size), runtime)?;
-    let port = receiver.next_line(PATIENCE)?;
-    let mut sender = Process::start(LIMIT_SEND, &[size, port], runtime)?;
+    let address = network.map_or(Ipv4Addr::LOCALHOST, |_| DESTINATION_ADDRESS).to_string();
+    let place = |side| network.map(|network| (network, side));
+    let arguments = [size.clone(), address];
+    let mut receiver = Process::start(LIMIT_RECEIVE, &arguments, runtime, place(Side::Destination))?;
+    let address = receiver.next_line(PATIENCE)?;
+    let mut sender = Process::start(LIMIT_SEND, &[size, address], runtime, place(Side::Source))?;
     let micros: u64 = sender.next_line(PATIENCE)?.parse().context("the limit probe's time")?;
     Ok((bytes as f64 / (micros.max(1) as f64 / 1e6)) as u64)
 }
@@ -43,11 +49,13 @@ pub fn play(side: Result<()>) -> ExitCode {
     }
 }
 
-/// The receiving side: `BYTES`. Says its port, takes them, and answers with one byte.
+/// The receiving side: `BYTES ADDRESS`. Says where it listens, takes them, and answers with one byte.
 pub fn receive(arguments: &[String]) -> Result<()> {
     let mut memory = memory(arguments)?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listen on loopback")?;
-    println!("{}", listener.local_addr().context("the port")?.port());
+    let address: Ipv4Addr =
+        arguments.get(1).context("an address is missing")?.parse().context("the address")?;
+    let listener = TcpListener::bind((address, 0)).with_context(|| format!("listen on {address}"))?;
+    println!("{}", listener.local_addr().context("the port")?);
     let (mut link, _) = listener.accept().context("accept the sender")?;
     for piece in memory.bytes().chunks_mut(PIECE) {
         link.read_exact(piece).context("receive")?;
@@ -55,11 +63,11 @@ pub fn receive(arguments: &[String]) -> Result<()> {
     link.write_all(&[1]).context("answer")
 }
 
-/// The sending side: `BYTES PORT`. Says how many microseconds it took until the answer.
+/// The sending side: `BYTES ADDRESS:PORT`. Says how many microseconds it took until the answer.
 pub fn send(arguments: &[String]) -> Result<()> {
     let mut memory = memory(arguments)?;
-    let port: u16 = arguments.get(1).context("a port is missing")?.parse().context("the port")?;
-    let mut link = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).context("connect to the receiver")?;
+    let address = arguments.get(1).context("an address is missing")?;
+    let mut link = TcpStream::connect(address).context("connect to the receiver")?;
     link.set_nodelay(true).context("set TCP_NODELAY")?;
     let begin = Instant::now();
     for piece in memory.bytes().chunks(PIECE) {

@@ -9,14 +9,17 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{
+    client::Client,
     control::{Guest, Order},
-    ferry::Side,
+    ferry::Vm,
 };
 use crate::{
     gaps::{self, Gap, Window},
     host::{CpuTimes, Load, WarmMemory},
     interrupt,
+    network::Network,
     plan::Step,
+    probe::{MigrationWindow, now_ns},
     results::Run,
 };
 
@@ -40,6 +43,17 @@ pub struct Rig<'a> {
     pub simulated: bool,
     /// What pre-copy may plan for.
     pub downtime_limit: Duration,
+    /// The network that source, destination and client are in; without one they are processes of the host.
+    pub network: Option<&'a Network>,
+    /// A client asks the guest while it moves, over that network.
+    pub has_client: bool,
+}
+
+impl<'a> Rig<'a> {
+    /// The network that guest and client share, if there is a client.
+    pub(super) fn client_network(&self) -> Option<&'a Network> {
+        self.network.filter(|_| self.has_client)
+    }
 }
 
 /// Moves a guest once, in memory that is held warm and is let go of as it is needed. Into `run` goes what is known, also if not all of it could be measured.
@@ -51,6 +65,7 @@ pub fn measure(rig: &Rig<'_>, step: &Step, memory: &mut WarmMemory, run: &mut Ru
     memory.release_source();
     let mut sides = Sides::start(rig, step)?;
     sides.wait_until_at_work(step)?;
+    let client = rig.client_network().map(Client::start).transpose().context("start the client")?;
     run.overhead_bytes = sides.source.control.overhead_bytes()?;
 
     let began = sides.source.control.guest()?;
@@ -62,13 +77,18 @@ pub fn measure(rig: &Rig<'_>, step: &Step, memory: &mut WarmMemory, run: &mut Ru
         timeout: MIGRATION_TIMEOUT,
     };
     memory.release_destination();
+    let began_ns = now_ns();
     sides.source.control.begin_migration(&order).context("migrate")?;
     let handover = sides.await_handover();
     let report = sides.source.control.end_of_migration().context("migrate")?;
+    let window =
+        MigrationWindow { begin_ns: began_ns, switchover_end_ns: handover.seen_ns, end_ns: now_ns() };
     let during = times.until(CpuTimes::now(), sides.ticks().saturating_sub(ticks));
     let load = before.max(during);
     (run.host_overloaded, run.others_cpu_percent) = (load.is_overload(), load.others_percent);
     run.record(report);
+    // Before the guest checks its memory, which takes it a while.
+    run.client = client.map(|client| client.finish(&window));
     if run.is_measured() {
         sides.ask_the_guest(&began, handover, run)?;
     }
@@ -77,17 +97,15 @@ pub fn measure(rig: &Rig<'_>, step: &Step, memory: &mut WarmMemory, run: &mut Ru
 
 /// Source and destination. Both processes end when this is dropped.
 struct Sides {
-    source: Side,
-    destination: Side,
+    source: Vm,
+    destination: Vm,
     address: String,
 }
 
 impl Sides {
     fn start(rig: &Rig<'_>, step: &Step) -> Result<Sides> {
-        let (destination, address) =
-            Side::receive("destination", rig.runtime).context("start the destination")?;
-        let seed = u64::from(step.pass);
-        let source = Side::run("source", &step.arm.workload, rig.simulated, seed, rig.runtime)?;
+        let (destination, address) = Vm::receive("destination", rig).context("start the destination")?;
+        let source = Vm::run("source", &step.arm.workload, u64::from(step.pass), rig)?;
         Ok(Sides { source, destination, address })
     }
 
@@ -125,12 +143,14 @@ impl Sides {
     /// source, whose process ends once it is asked for the report, and the first ones at the destination. Nothing is
     /// asked before, so that nothing of ours runs during the downtime.
     fn await_handover(&mut self) -> Handover {
-        if self.destination.process.next_line(HANDOVER_PATIENCE).is_err() {
+        let word = self.destination.process.next_line(HANDOVER_PATIENCE);
+        let seen_ns = now_ns();
+        if word.is_err() {
             // The migration failed, and its report says why.
-            return Handover::default();
+            return Handover { seen_ns, ..Handover::default() };
         }
-        let gaps = |side: &Side| {
-            let guest = side.control.guest().ok().filter(|guest| guest.available)?;
+        let gaps = |vm: &Vm| {
+            let guest = vm.control.guest().ok().filter(|guest| guest.available)?;
             Some(guest.gaps)
         };
         let at_source = gaps(&self.source);
@@ -143,16 +163,16 @@ impl Sides {
             first.extend(gaps(&self.destination).unwrap_or_default());
             looks_left -= u32::from(first.iter().any(|gap| !known.contains(gap)));
         }
-        Handover { at_source, first }
+        Handover { at_source, first, seen_ns }
     }
 
     /// What the guest saw of the move, and what it finds in its memory after it.
     fn ask_the_guest(&mut self, began: &Guest, handover: Handover, run: &mut Run) -> Result<()> {
         let destination = &self.destination.control;
         let guest = destination.guest().context("ask the guest at the destination")?;
-        let Handover { at_source, first: mut gaps } = handover;
+        let Handover { at_source, first: mut gaps, .. } = handover;
         gaps.extend(guest.gaps);
-        let parts = &run.downtime_parts_us;
+        let parts = &run.moved.downtime_parts_us;
         let stood_still_us = parts.total_us() - parts.pause - parts.start;
         let window = Window { begin_tsc: began.tsc_now, end_tsc: guest.tsc_now, at_source, stood_still_us };
         run.record_guest(gaps::seen(&gaps, &window));
@@ -176,4 +196,6 @@ struct Handover {
     at_source: Option<Vec<Gap>>,
     /// Gaps at the destination so far.
     first: Vec<Gap>,
+    /// When the destination's word that the guest runs there came, by CLOCK_MONOTONIC.
+    seen_ns: u64,
 }

@@ -4,6 +4,7 @@
 //! under a hidden first argument, so that nothing else needs to be built or found.
 
 mod child;
+mod client;
 mod control;
 mod ferry;
 mod folder;

@@ -11,7 +11,7 @@ use std::{
 
 use benches::{
     network::{CLIENT_ADDRESS, Network, NetworkConfig, Side},
-    probe::{self, Probe, ProbeConfig, Recording, Window, now_ns},
+    probe::{self, MigrationWindow, Probe, ProbeConfig, Recording, now_ns},
     results::ClientReport,
 };
 use server::Server;
@@ -31,7 +31,7 @@ fn a_while() {
 }
 
 fn report(recording: &Recording, begin_ns: u64, end_ns: u64) -> ClientReport {
-    probe::report(recording, &Window { begin_ns, switchover_end_ns: end_ns, end_ns })
+    probe::report(recording, &MigrationWindow { begin_ns, switchover_end_ns: end_ns, end_ns })
 }
 
 #[test]

@@ -19,23 +19,23 @@ fn lines(report: &Report) -> Vec<String> {
     let mut lines: Vec<String> =
         moved.then(|| format!("{} moved by {}", report.name, report.strategy)).into_iter().collect();
     let mut row = |what: &str, value: String| lines.push(format!("  {what:<15} {value}"));
-    let (total, setup) = (show_micros(report.total_us), show_micros(report.setup_us));
+    let (total, setup) = (show_micros(report.total_us), show_micros(report.moved.setup_us));
     row("total time", format!("{total:>11} (setup {setup})"));
-    if let Some(downtime) = report.downtime_engine_us {
+    if let Some(downtime) = report.moved.downtime_engine_us {
         row("downtime", format!("{:>11}", show_micros(downtime)));
-        for (part, micros) in parts(&report.downtime_parts_us) {
+        for (part, micros) in parts(&report.moved.downtime_parts_us) {
             row(&format!("  {part}"), format!("{:>11}", show_micros(micros)));
         }
     }
-    let (pages, zero) = (show_count(report.pages_sent), show_count(report.zero_pages));
-    row("sent", format!("{:>11}, {pages} pages, {zero} of them zero", show_bytes(report.bytes_sent)));
-    if !report.rounds.is_empty() || report.push.is_some() {
+    let (pages, zero) = (show_count(report.moved.pages_sent), show_count(report.moved.zero_pages));
+    row("sent", format!("{:>11}, {pages} pages, {zero} of them zero", show_bytes(report.moved.bytes_sent)));
+    if !report.moved.rounds.is_empty() || report.moved.push.is_some() {
         row("", format!("{:>11} {:>11} {:>11} {:>11}", "pages", "sent", "time", "dirtied"));
     }
-    for (number, round) in report.rounds.iter().enumerate() {
+    for (number, round) in report.moved.rounds.iter().enumerate() {
         row(&format!("round {number}"), format!("{} {:>11}", pass(round), show_count(round.dirtied_pages)));
     }
-    if let Some(push) = &report.push {
+    if let Some(push) = &report.moved.push {
         row("push", pass(push));
     }
     let faults = &report.page_faults;

@@ -217,7 +217,7 @@ impl Migration<'_> {
             }
         }
         if let Some(carrier) = self.carrier.take() {
-            report.network_frames_carried = carrier.finish();
+            report.moved.network_frames_carried = carrier.finish();
         }
         // Whatever happened, nobody harvests the log any more.
         if let Err(error) = self.vm.stop_dirty_log() {

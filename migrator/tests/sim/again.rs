@@ -101,7 +101,7 @@ fn a_vm_too_large_is_refused_before_anything_moves() {
     let tried = attempt.run(&mut source);
     let error = tried.report.error.clone().unwrap_or_default();
     assert!(error.starts_with("the destination refuses: ") && error.contains("has 700 pages"), "{error}");
-    assert_eq!(tried.report.pages_sent, 0);
+    assert_eq!(tried.report.moved.pages_sent, 0);
     tried.assert_one_guest(source, "too large");
 }
 

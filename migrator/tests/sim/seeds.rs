@@ -17,7 +17,7 @@ fn every_seed(strategy: Strategy) {
         assert_eq!(tried.report.outcome, Outcome::Completed, "{context}: {:?}", tried.report.error);
         assert_eq!(tried.report.verified, (verify != Verify::No).then_some(true), "{context}");
         let steps = source.guest().expect("a guest").steps;
-        let (carried, frames_sent) = (tried.report.network_frames_carried, source.frames_sent());
+        let (carried, frames_sent) = (tried.report.moved.network_frames_carried, source.frames_sent());
         let arrived = tried.assert_one_guest(source, &context).expect("it arrived");
         assert!(arrived.guest().expect("a guest").steps > steps, "{context}: it runs on");
         if workload(seed).network {

@@ -1,13 +1,10 @@
 //! Runs reduced to rows: one for each arm, with medians and spreads. Nothing is shown that is not here.
 
-use migrator::strategy::Strategy;
+mod row;
 
-use crate::{
-    plan::Workload,
-    results::{Results, Run, RunOutcome},
-    statistics::Spread,
-    units,
-};
+pub use row::{Row, Verified};
+
+use crate::{plan::Workload, results::Results, statistics::Spread, units};
 
 /// All arms of a results file.
 #[derive(Debug)]
@@ -18,28 +15,6 @@ pub struct Summary<'a> {
     pub simulated: Option<&'a str>,
     /// All that was planned is in it.
     pub complete: bool,
-}
-
-/// One arm.
-#[derive(Debug)]
-pub struct Row<'a> {
-    /// How.
-    pub strategy: Strategy,
-    /// What.
-    pub workload: Workload,
-    /// All of its runs.
-    pub runs: Vec<&'a Run>,
-}
-
-/// What the digests and the guest's own check said of an arm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verified {
-    /// Right in every run.
-    All,
-    /// Wrong in so many.
-    Wrong(usize),
-    /// There is a run of which nothing is known.
-    NotAll,
 }
 
 impl<'a> Summary<'a> {
@@ -117,110 +92,10 @@ pub fn describe(workload: &Workload) -> String {
     format!("{} of {} memory, {vcpus}, {rate}", units::bytes(workload.memory_bytes), workload.fill.name())
 }
 
-impl<'a> Row<'a> {
-    /// The runs whose figures count.
-    pub fn measured(&self) -> impl Iterator<Item = &'a Run> {
-        self.runs.iter().copied().filter(|run| run.is_measured())
-    }
-
-    fn spread(&self, of: impl Fn(&Run) -> Option<u64>) -> Option<Spread> {
-        Spread::of(self.measured().filter_map(of))
-    }
-
-    /// Downtime by the guest's clock.
-    pub fn downtime_guest(&self) -> Option<Spread> {
-        self.spread(|run| run.downtime_guest_us)
-    }
-
-    /// Downtime by the engine's.
-    pub fn downtime_engine(&self) -> Option<Spread> {
-        self.spread(|run| run.downtime_engine_us)
-    }
-
-    /// Downtime by the guest's clock, or by the engine's where the guest has none.
-    pub fn downtime(&self) -> Option<Spread> {
-        self.downtime_guest().or_else(|| self.downtime_engine())
-    }
-
-    /// From the command to the source being free of duty.
-    pub fn total(&self) -> Option<Spread> {
-        self.spread(|run| run.total_us)
-    }
-
-    /// Bytes on the links.
-    pub fn bytes(&self) -> Option<Spread> {
-        self.spread(|run| Some(run.bytes_sent))
-    }
-
-    /// Rounds while the guest ran at the source.
-    pub fn rounds(&self) -> Option<Spread> {
-        self.spread(|run| Some(run.rounds.len() as u64))
-    }
-
-    /// How long pages were missing after the start.
-    pub fn push(&self) -> Option<Spread> {
-        self.spread(|run| Some(run.push?.duration_us))
-    }
-
-    /// Page faults: how many, and how long half of them and all but a hundredth took.
-    pub fn faults(&self) -> Option<(Spread, Spread, Spread)> {
-        let count = self.spread(|run| Some(run.page_faults.count)).filter(|count| count.max > 0)?;
-        let p50 = self.spread(|run| Some(run.page_faults.p50_us))?;
-        let p99 = self.spread(|run| Some(run.page_faults.p99_us))?;
-        Some((count, p50, p99))
-    }
-
-    /// The longest other gap that the guest saw.
-    pub fn longest_stall(&self) -> Option<Spread> {
-        self.spread(|run| run.longest_stall_us)
-    }
-
-    /// Guest memory moved a second, zero pages included, in hundredths of what plain TCP moved in the same pass.
-    pub fn percent_of_limit(&self) -> Option<Spread> {
-        self.spread(|run| {
-            let speed = run.pages_sent as f64 * 4096.0 / (run.moving_us()?.max(1) as f64 / 1e6);
-            Some((speed * 100.0 / run.limit_bytes_per_second? as f64).round() as u64)
-        })
-    }
-
-    /// Whether memory was right.
-    pub fn verified(&self) -> Verified {
-        let wrong = self.runs.iter().filter(|run| run.verified == Some(false)).count();
-        match wrong {
-            0 if self.measured().count() > 0 && self.measured().all(|run| run.verified == Some(true)) => {
-                Verified::All
-            }
-            0 => Verified::NotAll,
-            wrong => Verified::Wrong(wrong),
-        }
-    }
-
-    /// Runs that did not do what they were to do.
-    pub fn failed(&self) -> usize {
-        self.runs.iter().filter(|run| run.is_failure()).count()
-    }
-
-    /// Why there are no figures, or not of all runs.
-    pub fn problem(&self) -> Option<&'a str> {
-        self.runs.iter().find_map(|run| run.error.as_deref())
-    }
-
-    /// It was not tried.
-    pub fn is_skipped(&self) -> bool {
-        self.runs.iter().all(|run| run.outcome == RunOutcome::Skipped)
-    }
-
-    /// The run that stands for the arm where only one can be shown: that of the median downtime.
-    pub fn median_run(&self) -> Option<&'a Run> {
-        let downtime = |run: &Run| run.downtime_guest_us.or(run.downtime_engine_us);
-        let median = Spread::of(self.measured().filter_map(downtime))?.median;
-        self.measured().find(|run| downtime(run) == Some(median))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::RunOutcome;
 
     #[test]
     fn runs_are_grouped_into_arms() {

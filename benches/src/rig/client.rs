@@ -1,0 +1,40 @@
+//! The client of a guest on the move.
+
+use std::{thread, time::Duration};
+
+use anyhow::Result;
+
+use crate::{
+    interrupt,
+    network::{GUEST_ADDRESS, Network, Side},
+    probe::{self, MigrationWindow, Probe, ProbeConfig},
+    results::ClientReport,
+};
+
+/// How long it asks before the migration, and after it: a thousand requests each, for percentiles that mean something.
+const BESIDE: Duration = Duration::from_secs(1);
+
+/// A client at work.
+pub struct Client {
+    probe: Probe,
+}
+
+impl Client {
+    /// Lets it ask for a while, so that it is known how the service is when nothing happens.
+    ///
+    /// # Errors
+    /// If it cannot reach the guest.
+    pub fn start(network: &Network) -> Result<Client> {
+        let config = ProbeConfig::of_guest(GUEST_ADDRESS);
+        let probe = network.in_namespace(Side::Client, || Probe::start(&config))??;
+        thread::sleep(BESIDE);
+        interrupt::check()?;
+        Ok(Client { probe })
+    }
+
+    /// Lets it ask for a while longer, and says what it saw.
+    pub fn finish(self, window: &MigrationWindow) -> ClientReport {
+        thread::sleep(BESIDE);
+        probe::report(&self.probe.finish(), window)
+    }
+}
