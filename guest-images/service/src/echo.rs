@@ -8,13 +8,15 @@ use crate::slot::Slot;
 
 /// Bytes moved from a socket's receive buffer to its send buffer at a time.
 const CHUNK: usize = 2048;
-/// Datagrams echoed in one step.
-const DATAGRAMS: usize = 16;
+/// Longest datagram: what a frame holds.
+const LONGEST: usize = 1472;
 
 /// Sends back what came in, as far as there is room. A peer that has closed its side gets the rest, and ours.
-pub fn stream(slot: &mut Slot, socket: &mut tcp::Socket<'_>, now: Instant) {
-    let mut chunk = [0; CHUNK];
-    while socket.can_recv() && socket.can_send() {
+/// Each chunk costs one of the step's `left`.
+pub fn stream(slot: &mut Slot, socket: &mut tcp::Socket<'_>, now: Instant, left: &mut usize) {
+    while *left > 0 && socket.can_recv() && socket.can_send() {
+        *left -= 1;
+        let mut chunk = [0; CHUNK];
         let room = (socket.send_capacity() - socket.send_queue()).min(CHUNK);
         let taken = socket.recv_slice(&mut chunk[..room]).unwrap_or(0);
         // There is room for all of it, and `can_send` says that the connection takes it.
@@ -29,15 +31,13 @@ pub fn stream(slot: &mut Slot, socket: &mut tcp::Socket<'_>, now: Instant) {
     }
 }
 
-/// Sends back datagrams. True if there may be more.
+/// Sends back datagrams. Each costs one of the step's `left`.
 ///
 /// Not those from the echo port itself: two echo services would never be done with each other.
-pub fn datagrams(socket: &mut udp::Socket<'_>, echoed: &mut u64, errors: &mut u64) -> bool {
-    let mut datagram = [0; 1500];
-    for _ in 0..DATAGRAMS {
-        if !socket.can_send() {
-            return false;
-        }
+pub fn datagrams(socket: &mut udp::Socket<'_>, echoed: &mut u64, errors: &mut u64, left: &mut usize) {
+    while *left > 0 && socket.can_recv() && socket.can_send() {
+        *left -= 1;
+        let mut datagram = [0; LONGEST];
         match socket.recv_slice(&mut datagram) {
             Ok((bytes, from)) if from.endpoint.port != ECHO_PORT => {
                 match socket.send_slice(&datagram[..bytes], from.endpoint) {
@@ -45,9 +45,7 @@ pub fn datagrams(socket: &mut udp::Socket<'_>, echoed: &mut u64, errors: &mut u6
                     Err(_) => *errors += 1,
                 }
             }
-            Ok(_) | Err(udp::RecvError::Truncated) => *errors += 1,
-            Err(udp::RecvError::Exhausted) => return false,
+            _ => *errors += 1,
         }
     }
-    true
 }

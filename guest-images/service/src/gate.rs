@@ -65,6 +65,8 @@ pub struct Gate<'a, D> {
     pub device: &'a mut D,
     pub admission: &'a mut Admission,
     pub counters: &'a mut Counters,
+    /// Frames that may be sent now, but for answers to one that comes in.
+    pub frames_left: usize,
 }
 
 impl<D: Device> Device for Gate<'_, D> {
@@ -88,6 +90,7 @@ impl<D: Device> Device for Gate<'_, D> {
     }
 
     fn transmit(&mut self, now: Instant) -> Option<Self::TxToken<'_>> {
+        self.frames_left = self.frames_left.checked_sub(1)?;
         let token = self.device.transmit(now)?;
         Some(TxToken { token, frames_out: &mut self.counters.frames_out })
     }

@@ -32,8 +32,10 @@ const HTTP_RECEIVE_BYTES: usize = 2 * MAX_HEAD_BYTES;
 const HTTP_SEND_BYTES: usize = 4 * MAX_RESPONSE_BYTES;
 const ECHO_BYTES: usize = 8 << 10;
 const DATAGRAM_BYTES: usize = DATAGRAMS * 512;
-/// Frames taken in before the services get their turn.
+/// Frames taken in before the services get their turn, and frames handed out in one step.
 const BURST: usize = 16;
+/// Requests answered, or chunks echoed, in one step.
+const WORK_PER_STEP: usize = 16;
 /// How often connections that shake hands or close are looked at.
 const SWEEP: Duration = Duration::from_millis(50);
 
@@ -131,6 +133,8 @@ pub struct Service<'a> {
     timer: Option<Instant>,
     /// When connections under way want to be looked at.
     sweep: Option<Instant>,
+    /// Counts looks at all sockets: each begins at another one.
+    turn: usize,
     touching: usize,
     next_touch: usize,
     admission: Admission,
@@ -185,6 +189,7 @@ impl<'a> Service<'a> {
             unserved: false,
             timer: None,
             sweep: None,
+            turn: 0,
             touching: 0,
             next_touch: 0,
             admission: Admission::default(),
@@ -232,7 +237,7 @@ impl<'a> Service<'a> {
 
     fn take_frame(&mut self, device: &mut impl Device, now: Instant, frames: usize) {
         let Self { interface, sockets, admission, counters, .. } = self;
-        let mut gate = Gate { device, admission, counters };
+        let mut gate = Gate { device, admission, counters, frames_left: 0 };
         let taken = interface.poll_ingress_single(now, &mut gate, sockets);
         self.waiting = !matches!(taken, PollIngressSingleResult::None);
         let is_burst_over = frames + 1 >= BURST;
@@ -240,17 +245,18 @@ impl<'a> Service<'a> {
             if self.waiting && !is_burst_over { Stage::Ingress { frames: frames + 1 } } else { Stage::Serve };
     }
 
-    /// Looks at all sockets: accepts, answers, closes.
+    /// Looks at all sockets: accepts, answers, closes. Who was first this time is last the next.
     fn serve(&mut self, now: Instant, guest: &impl Guest) {
         let Self { sockets, http, echo, counters, admission, .. } = self;
-        self.unserved = false;
+        let mut left = WORK_PER_STEP;
         let mut under_way = false;
+        self.turn = self.turn.wrapping_add(1);
         admission.http.listening = 0;
-        for connection in http.iter_mut() {
+        for connection in in_turn(http, self.turn) {
             let socket = sockets.get_mut(connection.slot.handle);
             let was_touching = connection.is_touching();
             if connection.slot.follow(socket, HTTP_PORT, now, counters) {
-                self.unserved |= connection.serve(socket, now, guest, counters);
+                connection.serve(socket, now, guest, counters, &mut left);
             } else {
                 connection.forget();
             }
@@ -263,17 +269,19 @@ impl<'a> Service<'a> {
             under_way |= connection.slot.is_under_way();
         }
         admission.echo.listening = 0;
-        for slot in echo.iter_mut() {
+        for slot in in_turn(echo, self.turn) {
             let socket = sockets.get_mut(slot.handle);
             if slot.follow(socket, ECHO_PORT, now, counters) {
-                self::echo::stream(slot, socket, now);
+                self::echo::stream(slot, socket, now, &mut left);
             }
             admission.echo.listening += usize::from(slot.is_listening());
             under_way |= slot.is_under_way();
         }
         let socket = sockets.get_mut(self.udp);
-        self.unserved |= self::echo::datagrams(socket, &mut counters.datagrams, &mut counters.errors);
+        self::echo::datagrams(socket, &mut counters.datagrams, &mut counters.errors, &mut left);
         self.make_room(now);
+        // Where the step's work was used up, somebody may wait for more.
+        self.unserved = left == 0;
         self.sweep = under_way.then(|| now + SWEEP);
         self.stage = Stage::Egress;
     }
@@ -293,8 +301,12 @@ impl<'a> Service<'a> {
     fn send(&mut self, device: &mut impl Device, now: Instant) {
         let Self { interface, sockets, admission, counters, .. } = self;
         let sent_before = counters.frames_out;
-        interface.poll_egress(now, &mut Gate { device, admission, counters }, sockets);
+        let mut gate = Gate { device, admission, counters, frames_left: BURST };
+        interface.poll_egress(now, &mut gate, sockets);
         let has_sent = self.counters.frames_out != sent_before;
+        // Datagrams that had to wait for room have it now; streams have it once the peer acknowledges.
+        let datagrams = self.sockets.get::<udp::Socket<'_>>(self.udp);
+        self.unserved |= has_sent && datagrams.can_recv() && datagrams.can_send();
         let timer = self.interface.poll_at(now, &self.sockets);
         // What is due and was not sent waits for the device, which says when it takes frames again.
         let patience = now + Duration::from_millis(1);
@@ -320,4 +332,10 @@ impl<'a> Service<'a> {
             self.stage = Stage::Serve;
         }
     }
+}
+
+/// All of a slice, from another element each turn.
+fn in_turn<T>(slots: &mut [T], turn: usize) -> impl Iterator<Item = &mut T> {
+    let (last, first) = slots.split_at_mut(turn % slots.len());
+    first.iter_mut().chain(last)
 }

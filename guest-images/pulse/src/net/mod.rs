@@ -73,6 +73,8 @@ impl Network {
     ///
     /// # Safety
     /// Once, on vCPU 0.
+    // Not a part of the caller's frame, which lasts for ever: a service is some 10 KiB before it is in its place.
+    #[inline(never)]
     pub unsafe fn start(guest: &Guest) -> Result<Option<&'static mut Self>, NoDevice> {
         let Some(address) = guest.line.network else { return Ok(None) };
         let (transport, window) = find::network_device(&guest.line.virtio)?;

@@ -10,9 +10,6 @@ use super::response::{Code, MAX_RESPONSE_BYTES, Response};
 use crate::service::{Counters, Guest, Status};
 use crate::slot::Slot;
 
-/// Requests answered in one step of a connection: pipelined ones must not keep others waiting.
-const REQUESTS_PER_STEP: usize = 4;
-
 /// A slot of the HTTP service.
 pub struct Connection {
     pub slot: Slot,
@@ -43,25 +40,27 @@ impl Connection {
         Self { slot, touch: None }
     }
 
-    /// Answers what was asked. True if there is more to do.
+    /// Answers what was asked. Each request costs one of the step's `left`.
     pub fn serve(
         &mut self,
         socket: &mut Socket<'_>,
         now: Instant,
         guest: &impl Guest,
         counters: &mut Counters,
-    ) -> bool {
-        for _ in 0..REQUESTS_PER_STEP {
+        left: &mut usize,
+    ) {
+        while *left > 0 {
             let is_asked = socket.can_recv() || is_at_end(socket);
             // Answers keep their requests' order; one that takes long holds up those behind it on its connection.
             if !is_asked || self.touch.is_some() {
-                return false;
+                return;
             }
             // Without room for an answer the request stays where it is, and the peer's window closes.
             let room = socket.send_capacity() - socket.send_queue();
             if room < MAX_RESPONSE_BYTES {
-                return false;
+                return;
             }
+            *left -= 1;
             let mut head = [0; MAX_HEAD_BYTES];
             let bytes = socket.peek_slice(&mut head).unwrap_or(0);
             match parse(&head[..bytes]) {
@@ -69,14 +68,14 @@ impl Connection {
                     if is_at_end(socket) {
                         self.slot.close(socket, now);
                     }
-                    return false;
+                    return;
                 }
                 Parsed::Refused(code) => {
                     counters.requests += 1;
                     counters.errors += 1;
                     send(socket, &Response::refusal(code, false, false));
                     self.slot.close(socket, now);
-                    return false;
+                    return;
                 }
                 Parsed::Request(request) => {
                     take(socket, request.bytes);
@@ -85,7 +84,6 @@ impl Connection {
                 }
             }
         }
-        true
     }
 
     /// Whether pages are to be touched.
