@@ -7,7 +7,7 @@ use smoltcp::phy::{self, Device, DeviceCapabilities};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket};
 
-use crate::service::Counters;
+use crate::guest::Counters;
 use crate::{ECHO_PORT, HTTP_PORT};
 
 /// How many connections one port can accept now, and whether one had to be held back.

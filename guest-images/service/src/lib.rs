@@ -14,6 +14,7 @@
 //! | `echo` | what the echo services do with data |
 //! | `gate` | frames counted, and connection requests held back while no socket listens |
 //! | [`clock`] | network time: a guest that stands still, or wakes up on another machine, loses no connection by it |
+//! | [`guest`], [`memory`] | what the guest lends the services: its counters and pages, and room |
 //! | [`service`] | all of it, one small step at a time |
 //!
 //! Whoever is at the other end is taken for hostile: every buffer is fixed, every step is bounded, and a peer that
@@ -26,12 +27,16 @@ extern crate std;
 pub mod clock;
 mod echo;
 mod gate;
+pub mod guest;
 pub mod http;
+pub mod memory;
 pub mod service;
 mod slot;
 
 pub use clock::Clock;
-pub use service::{Buffers, Counters, Guest, Memory, SOCKETS, Service, Status};
+pub use guest::{Counters, Guest, Status};
+pub use memory::{Buffers, Memory, SOCKETS};
+pub use service::Service;
 pub use smoltcp;
 
 /// TCP port of the HTTP service.

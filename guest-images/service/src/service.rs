@@ -11,7 +11,7 @@
 //! ```
 //! The guest's loop takes a step between two of its own pages, so that neither waits long for the other.
 
-use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketHandle, SocketSet, SocketStorage};
+use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketHandle, SocketSet};
 use smoltcp::phy::Device;
 use smoltcp::socket::{tcp, udp};
 use smoltcp::time::{Duration, Instant};
@@ -19,95 +19,18 @@ use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr};
 use telemetry::command_line::Network;
 
 use crate::gate::{Admission, Gate};
-use crate::http::{Connection, MAX_HEAD_BYTES, MAX_RESPONSE_BYTES};
+use crate::guest::{Counters, Guest};
+use crate::http::Connection;
+use crate::memory::{Buffers, Memory};
 use crate::slot::{Slot, give_up_one};
 use crate::{ECHO_CONNECTIONS, ECHO_PORT, HTTP_CONNECTIONS, HTTP_PORT, echo};
 
-/// Sockets of all services.
-pub const SOCKETS: usize = HTTP_CONNECTIONS + ECHO_CONNECTIONS + 1;
-/// Datagrams that wait, in and out.
-pub const DATAGRAMS: usize = 64;
-
-const HTTP_RECEIVE_BYTES: usize = 2 * MAX_HEAD_BYTES;
-const HTTP_SEND_BYTES: usize = 4 * MAX_RESPONSE_BYTES;
-const ECHO_BYTES: usize = 8 << 10;
-const DATAGRAM_BYTES: usize = DATAGRAMS * 512;
 /// Frames taken in before the services get their turn, and frames handed out in one step.
 const BURST: usize = 16;
 /// Requests answered, or chunks echoed, in one step.
 const WORK_PER_STEP: usize = 16;
 /// How often connections that shake hands or close are looked at.
 const SWEEP: Duration = Duration::from_millis(50);
-
-/// What the services tell, and what they have done to the guest.
-pub trait Guest {
-    /// How the guest is.
-    fn status(&self) -> Status;
-    /// Reads and verifies one more page of the working set; false if it was wrong.
-    fn touch(&mut self) -> bool;
-    /// How many pages there are to touch.
-    fn working_set_pages(&self) -> u64;
-}
-
-/// How a guest is.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Status {
-    /// Microseconds since it was ready.
-    pub uptime_us: u64,
-    /// Steps of all vCPUs.
-    pub heartbeat: u64,
-    /// vCPUs.
-    pub vcpus: u64,
-    /// Pages written by all vCPUs.
-    pub pages_written: u64,
-    /// Pages of the working set.
-    pub working_set_pages: u64,
-    /// Errors found in memory and registers.
-    pub errors: u64,
-}
-
-/// What the services did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counters {
-    /// Frames received.
-    pub frames_in: u64,
-    /// Frames sent.
-    pub frames_out: u64,
-    /// TCP connections accepted.
-    pub connections: u64,
-    /// HTTP requests answered, whatever the answer.
-    pub requests: u64,
-    /// UDP datagrams echoed.
-    pub datagrams: u64,
-    /// Requests refused, connections given up, and frames there was no room for.
-    pub errors: u64,
-}
-
-/// The sockets' buffers. All zero is a value.
-pub struct Buffers {
-    http: [([u8; HTTP_RECEIVE_BYTES], [u8; HTTP_SEND_BYTES]); HTTP_CONNECTIONS],
-    echo: [([u8; ECHO_BYTES], [u8; ECHO_BYTES]); ECHO_CONNECTIONS],
-    datagrams: [[u8; DATAGRAM_BYTES]; 2],
-}
-
-impl Buffers {
-    /// Empty buffers.
-    pub const ZERO: Self = Self {
-        http: [([0; HTTP_RECEIVE_BYTES], [0; HTTP_SEND_BYTES]); HTTP_CONNECTIONS],
-        echo: [([0; ECHO_BYTES], [0; ECHO_BYTES]); ECHO_CONNECTIONS],
-        datagrams: [[0; DATAGRAM_BYTES]; 2],
-    };
-}
-
-/// All memory of a service, which outlives it: there is no heap.
-pub struct Memory<'a> {
-    /// The sockets' buffers.
-    pub buffers: &'a mut Buffers,
-    /// The sockets.
-    pub sockets: &'a mut [SocketStorage<'a>; SOCKETS],
-    /// Datagrams that came in, and that go out.
-    pub datagrams: [&'a mut [udp::PacketMetadata; DATAGRAMS]; 2],
-}
 
 #[derive(Clone, Copy)]
 enum Stage {

@@ -10,7 +10,7 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::{Duration, Instant};
 
-use crate::service::Counters;
+use crate::guest::Counters;
 
 /// A peer that does not finish its handshake for so long gives its socket back.
 const HANDSHAKE: Duration = Duration::from_secs(3);

@@ -14,7 +14,7 @@ use core::fmt;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 
-use guest_service::service::DATAGRAMS;
+use guest_service::memory::DATAGRAMS;
 use guest_service::smoltcp::iface::SocketStorage;
 use guest_service::smoltcp::socket::udp::PacketMetadata;
 use guest_service::smoltcp::time::Instant;

@@ -7,7 +7,7 @@ use smoltcp::time::{Duration, Instant};
 
 use super::request::{MAX_HEAD_BYTES, Parsed, Request, Route, parse};
 use super::response::{Code, MAX_RESPONSE_BYTES, Response};
-use crate::service::{Counters, Guest, Status};
+use crate::guest::{Counters, Guest, Status};
 use crate::slot::Slot;
 
 /// A slot of the HTTP service.

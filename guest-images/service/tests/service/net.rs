@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use guest_service::service::DATAGRAMS;
+use guest_service::memory::DATAGRAMS;
 use guest_service::smoltcp::iface::{Config, Interface, SocketSet, SocketStorage};
 use guest_service::smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
 use guest_service::smoltcp::socket::udp::PacketMetadata;
