@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::features::{FEATURE_WORDS, FeatureWord};
+use super::feature_words::{FEATURE_WORDS, FeatureWord};
 use super::model::{CpuModel, CpuModelError};
 
 /// How far two TSC frequencies may lie apart and still count as one, in parts per million: KVM's own default
