@@ -15,7 +15,7 @@ use crate::{
     interrupt::{self, Interrupted},
     plan::Step,
     report,
-    results::{Results, ResultsFile, Run, RunOutcome},
+    results::{Results, ResultsFile, Run, RunOutcome, TimelineFile},
     rig::{self, Folder, Rig},
     site::Site,
     summary::Summary,
@@ -82,6 +82,8 @@ struct Bench<'a> {
     machines: &'a Machines,
     site: &'a Site,
     folder: Folder,
+    /// Nothing if there is no client, or its file cannot be written.
+    timeline: Option<TimelineFile>,
     memory: WarmMemory,
     /// What plain TCP moved a second, by pass and size of memory.
     limits: HashMap<(u32, u64), Option<u64>>,
@@ -90,7 +92,10 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(options: &'a Compare, machines: &'a Machines, site: &'a Site) -> Result<Bench<'a>> {
         let (memory, limits) = (WarmMemory::default(), HashMap::new());
-        Ok(Bench { options, machines, site, folder: Folder::make()?, memory, limits })
+        let timeline =
+            site.has_client().then(|| TimelineFile::create(&options.out).map_err(|error| complain(&error)));
+        let timeline = timeline.and_then(Result::ok);
+        Ok(Bench { options, machines, site, folder: Folder::make()?, timeline, memory, limits })
     }
 
     /// All steps, in order. Fails only if the user interrupts; then what is measured is in `results`.
@@ -148,6 +153,7 @@ impl<'a> Bench<'a> {
             downtime_limit: self.options.downtime_limit,
             network: network.as_ref(),
             has_client: self.site.has_client(),
+            timeline: self.timeline.as_ref(),
         };
         rig::measure(&rig, step, &mut self.memory, run)
     }

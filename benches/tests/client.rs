@@ -32,6 +32,13 @@ fn a_client_holds_its_connections_while_the_guest_moves_by_each_strategy() {
     assert!(output.status.success(), "{said}\n{complained}");
     assert!(said.contains("Client: of "), "{said}");
 
+    let timeline = std::fs::read_to_string(folder.path().join("report/timeline.csv")).unwrap();
+    for strategy in ["stop-and-copy", "pre-copy", "post-copy"] {
+        for kind in ["http", "udp", "switchover-end", "migration-end"] {
+            let is_row = |line: &&str| line.starts_with(strategy) && line.contains(&format!(",{kind},"));
+            assert!(timeline.lines().filter(is_row).count() >= 1, "{strategy}: no {kind}");
+        }
+    }
     let results = results::read(&folder.path().join("report/results.json")).unwrap();
     assert_eq!(results.runs.len(), 3);
     for run in &results.runs {

@@ -174,7 +174,7 @@ impl Attempt {
             Ok(()) => Ok(Privilege::Root),
             Err(_) => (namespace.make().map_err(|error| (Step::Namespace, error)))
                 .and_then(|()| namespace.map().map_err(|error| (Step::Map, error)))
-                .and_then(|()| unshare().map_err(|error| (Step::Map, error)))
+                .and_then(|()| unshare().map_err(|error| (in_user_namespace(error), error)))
                 .map(|()| Privilege::UserNamespace),
         };
         let tried = tried.and_then(|privilege| {
@@ -214,6 +214,11 @@ impl Attempt {
             _ => Err(Refusal::Untried(error)),
         }
     }
+}
+
+/// Which step it was that root in a user namespace got no network in it: there may be none left, or no right to one.
+fn in_user_namespace(error: Errno) -> Step {
+    if error == Errno::PERM { Step::Map } else { Step::Namespace }
 }
 
 /// A tap that is gone with its descriptor.

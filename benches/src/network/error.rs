@@ -2,15 +2,15 @@
 
 use std::io;
 
-use migrator::host_network::Refusal;
+use migrator::{host_network::Refusal, report::in_words};
 use thiserror::Error;
 
 /// Why there is no network, or not the one that was asked for.
 #[derive(Debug, Error)]
 pub enum NetworkError {
     /// This host does not permit it.
-    #[error("this host permits no network of namespaces; {}", .0.mend())]
-    NotPermitted(#[source] Refusal),
+    #[error("this host permits no network of namespaces: {}; mend it so: {}", in_words(.0), .0.mend())]
+    NotPermitted(Refusal),
     /// The process could not move into a user namespace although the host permits it.
     #[error("enter a user namespace")]
     UserNamespace(#[source] io::Error),

@@ -85,6 +85,18 @@ pub fn up(name: &str) -> Result<(), NetworkError> {
     .map_err(NetworkError::interface("set up", name))
 }
 
+/// Has an interface hold so many frames that are not taken yet.
+///
+/// # Errors
+/// If there is no such interface.
+pub fn queue(name: &str, frames: u32) -> Result<(), NetworkError> {
+    set(name, |_, message| {
+        message.attributes.push(LinkAttribute::TxQueueLen(frames));
+        Ok(())
+    })
+    .map_err(NetworkError::interface("set the queue of", name))
+}
+
 /// Gives an interface an address.
 ///
 /// # Errors

@@ -76,19 +76,18 @@ pub struct Recording {
     pub stalls: Histogram<u32>,
 }
 
-/// Writes records as `kind,scheduled_us,response_us`, one a line: times from `origin_ns` on (negative before it), the
-/// response empty where none came.
+/// Writes records as `…,kind,scheduled_us,response_us`, one a line, after a prefix that says whose they are: times from
+/// `origin_ns` on (negative before it), the response empty where none came.
 ///
 /// # Errors
 /// If they cannot be written.
-pub fn write_csv(recording: &Recording, origin_ns: u64, to: &mut impl Write) -> io::Result<()> {
-    writeln!(to, "kind,scheduled_us,response_us")?;
+pub fn write_csv(recording: &Recording, origin_ns: u64, prefix: &str, to: &mut impl Write) -> io::Result<()> {
     for (kind, records) in [("http", &recording.requests), ("udp", &recording.datagrams)] {
         for record in records {
             let scheduled_us = (record.scheduled_ns as i64 - origin_ns as i64) / 1_000;
             match record.response_us() {
-                Some(response) => writeln!(to, "{kind},{scheduled_us},{response}")?,
-                None => writeln!(to, "{kind},{scheduled_us},")?,
+                Some(response) => writeln!(to, "{prefix},{kind},{scheduled_us},{response}")?,
+                None => writeln!(to, "{prefix},{kind},{scheduled_us},")?,
             }
         }
     }
@@ -127,8 +126,8 @@ mod tests {
             stalls: Histogram::new(3).unwrap(),
         };
         let mut text = Vec::new();
-        write_csv(&recording, 5_000_000, &mut text).unwrap();
-        let expected = "kind,scheduled_us,response_us\nhttp,-2000,200\nhttp,1000,\nudp,-2000,200\n";
+        write_csv(&recording, 5_000_000, "pre-copy,2", &mut text).unwrap();
+        let expected = "pre-copy,2,http,-2000,200\npre-copy,2,http,1000,\npre-copy,2,udp,-2000,200\n";
         assert_eq!(String::from_utf8(text).unwrap(), expected);
     }
 }

@@ -3,10 +3,12 @@
 mod client;
 mod file;
 mod run;
+mod timeline;
 
 pub use client::{Brownout, ClientReport, Percentiles, ResponseTimes, UdpReport};
 pub use file::{ResultsFile, read, write_whole};
 pub use run::{ENGINE, PageFaults, Run, RunOutcome};
+pub use timeline::TimelineFile;
 
 use serde::{Deserialize, Serialize};
 

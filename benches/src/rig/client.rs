@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::{
     interrupt,
     network::{GUEST_ADDRESS, Network, Side},
-    probe::{self, MigrationWindow, Probe, ProbeConfig},
+    probe::{self, MigrationWindow, Probe, ProbeConfig, Recording},
     results::ClientReport,
 };
 
@@ -32,9 +32,10 @@ impl Client {
         Ok(Client { probe })
     }
 
-    /// Lets it ask for a while longer, and says what it saw.
-    pub fn finish(self, window: &MigrationWindow) -> ClientReport {
+    /// Lets it ask for a while longer, and says what it saw: in figures, and request by request.
+    pub fn finish(self, window: &MigrationWindow) -> (ClientReport, Recording) {
         thread::sleep(BESIDE);
-        probe::report(&self.probe.finish(), window)
+        let recording = self.probe.finish();
+        (probe::report(&recording, window), recording)
     }
 }

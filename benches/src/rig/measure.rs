@@ -20,7 +20,7 @@ use crate::{
     network::Network,
     plan::Step,
     probe::{MigrationWindow, now_ns},
-    results::Run,
+    results::{Run, TimelineFile},
 };
 
 /// How long the guest writes at its rate before it is moved: its working set is then in use.
@@ -47,6 +47,8 @@ pub struct Rig<'a> {
     pub network: Option<&'a Network>,
     /// A client asks the guest while it moves, over that network.
     pub has_client: bool,
+    /// Where its records go, request by request.
+    pub timeline: Option<&'a TimelineFile>,
 }
 
 impl<'a> Rig<'a> {
@@ -88,7 +90,13 @@ pub fn measure(rig: &Rig<'_>, step: &Step, memory: &mut WarmMemory, run: &mut Ru
     (run.host_overloaded, run.others_cpu_percent) = (load.is_overload(), load.others_percent);
     run.record(report);
     // Before the guest checks its memory, which takes it a while.
-    run.client = client.map(|client| client.finish(&window));
+    if let Some(client) = client {
+        let (seen, recording) = client.finish(&window);
+        run.client = Some(seen);
+        if let Some(timeline) = rig.timeline {
+            timeline.add(step, &window, &recording)?;
+        }
+    }
     if run.is_measured() {
         sides.ask_the_guest(&began, handover, run)?;
     }
