@@ -19,6 +19,8 @@ const GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0x77, 2]);
 const ECHO: u16 = 7;
 const HTTP: u16 = 80;
+/// Linux sends again after this at the earliest (TCP_RTO_MIN).
+const TCP_WAITS: Duration = Duration::from_millis(200);
 
 fn config() -> VmConfig {
     let devices = vec![DeviceConfig::Rng, DeviceConfig::Net { mac: MAC }];
@@ -159,27 +161,27 @@ fn connections_go_on_in_another_machine_without_a_lost_frame() {
             }
             (number, longest)
         });
-        // Others that do not wait for answers: their frames come while nobody runs.
+        // Others that do not wait for each answer: their frames come while nobody runs. Not more at once than the guest's
+        // socket has room for, or it would lose them by itself.
         let probe = scope.spawn(|| {
+            const AT_ONCE: usize = 16;
             let socket = UdpSocket::bind((HOST, 0)).expect("a socket");
-            socket.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
-            let mut sent = 0u32;
-            let mut came = std::collections::BTreeSet::new();
+            socket.set_nonblocking(true).expect("an option");
+            let (mut sent, mut came) = (0, std::collections::BTreeSet::new());
             let mut back = [0; 8];
-            while !done.load(Ordering::SeqCst) {
-                socket.send_to(&sent.to_le_bytes(), (GUEST, ECHO)).expect("sends");
-                sent += 1;
-                std::thread::sleep(Duration::from_millis(1));
-                socket.set_nonblocking(true).expect("an option");
-                while socket.recv(&mut back).is_ok() {
-                    came.insert(u32::from_le_bytes(*back.first_chunk().expect("4 bytes")));
+            let start = Instant::now();
+            while !done.load(Ordering::SeqCst) || came.len() < sent {
+                if !done.load(Ordering::SeqCst) && sent - came.len() < AT_ONCE {
+                    socket.send_to(&(sent as u64).to_le_bytes(), (GUEST, ECHO)).expect("sends");
+                    sent += 1;
                 }
-                socket.set_nonblocking(false).expect("an option");
+                std::thread::sleep(Duration::from_millis(1));
+                while socket.recv(&mut back).is_ok() {
+                    came.insert(u64::from_le_bytes(back));
+                }
+                assert!(start.elapsed() < PATIENCE, "{} of {sent} datagrams came back", came.len());
             }
-            while came.len() < sent as usize && socket.recv(&mut back).is_ok() {
-                came.insert(u32::from_le_bytes(*back.first_chunk().expect("4 bytes")));
-            }
-            (sent, came.len())
+            sent
         });
         for tap in ["ferrytap1", "ferrytap2"] {
             std::thread::sleep(Duration::from_millis(100));
@@ -191,9 +193,12 @@ fn connections_go_on_in_another_machine_without_a_lost_frame() {
         std::thread::sleep(Duration::from_millis(100));
         done.store(true, Ordering::SeqCst);
         let (pieces, longest) = client.join().expect("no panic");
-        let (sent, came) = probe.join().expect("no panic");
-        println!("{pieces} pieces by TCP, the slowest in {longest:?}; {came} of {sent} datagrams came back");
-        assert_eq!(came, sent as usize, "no datagram is lost");
+        let datagrams = probe.join().expect("no panic");
+        println!("{pieces} pieces by TCP, the slowest in {longest:?}; {datagrams} datagrams, none lost");
+        // A busy host may keep the guest still for longer than TCP waits: then something is sent twice, and nothing lost.
+        if longest < TCP_WAITS {
+            assert_eq!(wire::retransmissions(&stream), 0, "no segment was sent again");
+        }
     });
     for (vm, port) in &machines {
         println!("{}: {:?}", port.tap_name(), port.counters());
@@ -204,6 +209,6 @@ fn connections_go_on_in_another_machine_without_a_lost_frame() {
     let injected: u64 = machines.iter().map(|(_, port)| port.counters().injected).sum();
     assert!(carried > 0, "frames came while nobody ran");
     assert_eq!(carried, injected);
-    assert_eq!(wire::retransmissions(&stream), 0, "no segment was sent again");
-    assert!(get(&mut http).contains("\"errors\":0"), "the connection from before is still there");
+    let guest = get(&mut http);
+    assert!(guest.contains("\"errors\":0"), "the connection from before is still there: {guest}");
 }

@@ -107,7 +107,6 @@ impl Net {
             return Ok(Next::Wait { source: false });
         }
         let memory = work.memory;
-        self.shared.drop_stale();
         let mut left = CHAINS_AT_ONCE;
         let mut used = false;
         let next = loop {
@@ -213,6 +212,8 @@ impl Function for Net {
 
     fn work(&mut self, queues: &mut [VirtQueue], work: Work<'_>) -> Result<Next, Broken> {
         let [receive, transmit] = queues else { return Ok(Next::Wait { source: false }) };
+        // Before anything is sent: the network learns from it where the guest is, and what comes then is not stale.
+        self.shared.drop_stale();
         let more = self.transmit(transmit, work)?;
         let next = self.receive(receive, work)?;
         Ok(if more { Next::Again } else { next })
