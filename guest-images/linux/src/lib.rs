@@ -7,8 +7,11 @@
 //! | [`modules`] | which modules, in which order |
 //! | [`static_programs`] | programs of this workspace without libraries |
 //! | [`cpio`] | the archive |
+//! | [`image`], [`recipe`] | the Linux guest that `ferry run linux` runs |
 
 pub mod cpio;
 pub mod debian;
+pub mod image;
 pub mod modules;
+pub mod recipe;
 pub mod static_programs;
