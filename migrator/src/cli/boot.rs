@@ -15,12 +15,12 @@ use crate::{
 /// The command line of a kernel that is given none: Linux's console on the serial port, and a reset, which ends it here, as
 /// soon as it panics.
 #[cfg(feature = "kvm")]
-const LINUX_COMMAND_LINE: &str = "console=ttyS0 panic=-1";
+pub const LINUX_COMMAND_LINE: &str = "console=ttyS0 panic=-1";
 
 /// A guest to boot.
 #[cfg_attr(not(feature = "kvm"), allow(dead_code))]
 pub struct Guest {
-    /// `pulse`, `sim`, or nothing if a kernel is given.
+    /// `pulse`, `linux`, `sim`, or nothing if a kernel is given.
     pub image: Option<String>,
     /// A kernel to boot.
     pub kernel: Option<PathBuf>,
@@ -62,9 +62,9 @@ impl Guest {
     ) -> anyhow::Result<(Machine, Facts)> {
         match self.image.as_deref() {
             Some("sim") => self.simulate(name, console),
-            Some("pulse") | None => self.boot_kvm(name, console),
+            Some("pulse" | "linux") | None => self.boot_kvm(name, console),
             Some(other) => bail!(
-                "there is no built-in guest called {other:?}: choose pulse or sim, or boot a kernel with --kernel FILE"
+                "there is no built-in guest called {other:?}: choose pulse, linux or sim, or boot a kernel with --kernel FILE"
             ),
         }
     }
@@ -110,8 +110,7 @@ impl Guest {
         console: Box<dyn std::io::Write + Send>,
     ) -> anyhow::Result<(Machine, Facts)> {
         use crate::kvm_vm::{self, KvmVm};
-        let (image, kernel, command_line) = self.kernel()?;
-        let initrd = self.initrd.as_ref().map(|path| read(path)).transpose()?;
+        let Image { name: image, kernel, initrd, command_line } = self.image()?;
         let (devices, backends) = self.devices(name)?;
         let config = vmm::VmConfig {
             memory_bytes: self.memory_bytes,
@@ -125,7 +124,8 @@ impl Guest {
         vm.machine().console().set_output(console);
         vm.machine_mut().boot(&kernel, &command_line, initrd.as_deref()).context(format!("boot {image}"))?;
         vm.machine_mut().start();
-        let is_booting = self.kernel.is_none();
+        // Only pulse says when it is up.
+        let is_booting = image == "pulse";
         let facts = Facts {
             kind: kvm_vm::KIND.to_owned(),
             image: Some(image),
@@ -155,19 +155,37 @@ impl Guest {
         Ok((devices, backends))
     }
 
-    /// The kernel's name, bytes and command line.
+    /// What is booted.
     #[cfg(feature = "kvm")]
-    fn kernel(&self) -> anyhow::Result<(String, Vec<u8>, String)> {
+    fn image(&self) -> anyhow::Result<Image> {
         if let Some(path) = &self.kernel {
             let command_line = self.command_line.clone().unwrap_or_else(|| LINUX_COMMAND_LINE.to_owned());
-            return Ok((path.display().to_string(), read(path)?, command_line));
+            let initrd = self.initrd.as_ref().map(|path| read(path)).transpose()?;
+            return Ok(Image { name: path.display().to_string(), kernel: read(path)?, initrd, command_line });
         }
-        let mut words = self.words.clone();
-        words
-            .extend(self.command_line.iter().flat_map(|line| line.split_whitespace()).map(ToOwned::to_owned));
-        let line = crate::machine::pulse_command_line(&words, self.vcpus)?;
-        Ok(("pulse".to_owned(), guest_images::pulse::IMAGE.to_vec(), line))
+        let words = self.words.iter().map(String::as_str);
+        let words = words.chain(self.command_line.iter().flat_map(|line| line.split_whitespace()));
+        if self.image.as_deref() == Some("linux") {
+            let (kernel, initrd) = super::linux::files()?;
+            let command_line = super::linux::command_line(words);
+            let (kernel, initrd) = (read(&kernel)?, Some(read(&initrd)?));
+            return Ok(Image { name: "linux".to_owned(), kernel, initrd, command_line });
+        }
+        let words: Vec<String> = words.map(ToOwned::to_owned).collect();
+        let command_line = crate::machine::pulse_command_line(&words, self.vcpus)?;
+        let kernel = guest_images::pulse::IMAGE.to_vec();
+        Ok(Image { name: "pulse".to_owned(), kernel, initrd: None, command_line })
     }
+}
+
+/// A kernel and what it is given.
+#[cfg(feature = "kvm")]
+struct Image {
+    /// What the user calls it.
+    name: String,
+    kernel: Vec<u8>,
+    initrd: Option<Vec<u8>>,
+    command_line: String,
 }
 
 #[cfg(feature = "kvm")]

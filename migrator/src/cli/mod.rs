@@ -9,6 +9,8 @@ mod devices;
 mod doctor;
 mod ending;
 mod help;
+#[cfg(feature = "kvm")]
+mod linux;
 mod migrate;
 mod migrate_progress;
 mod migrate_report;

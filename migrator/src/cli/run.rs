@@ -16,7 +16,7 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Run {
-    /// A built-in guest: pulse, which proves its own memory, or sim, which needs no KVM
+    /// A guest of Ferry's own: pulse, which proves its own memory, linux, or sim, which needs no KVM
     #[arg(value_name = "GUEST", required_unless_present = "kernel", conflicts_with = "kernel")]
     image: Option<String>,
     /// Options of a built-in guest, as in working-set=64MiB rate=10000
@@ -61,12 +61,15 @@ Examples:
   ferry run pulse working-set=64MiB rate=10000 --memory 1GiB --vcpus 2
   ferry run pulse --detach --name db
   ferry run pulse net=10.0.0.2/24 --net tap=ferry0
+  ferry run linux net=10.0.0.3/24 --net tap=ferry0 --memory 128MiB
   ferry run sim
   ferry run --kernel vmlinuz --initrd initrd
   ferry run --kernel vmlinuz --initrd initrd --cmdline 'console=ttyS0 panic=-1 quiet'
 
 Options of pulse: fill=random|zeros|text, fill-bytes=SIZE, working-set=SIZE, rate=PAGES|max,
 pattern=random|sequential|hot-cold, idle=spin|halt, seed=N, check=SECONDS, net=ADDRESS/PREFIX[,gw=ADDRESS].
+Options of linux: net=ADDRESS/PREFIX[,gw=ADDRESS], working-set=SIZE, rate=PAGES|max, threads=N and pattern=… for the
+program that stamps its memory, and whatever its kernel understands.
 
 Exit code: 0 after the guest powered off, 3 after it asked for a reset (a reboot ends it here; so does a panic with
 panic=-1), 4 after its kernel said that it panicked, 1 after a triple fault or another failure; a built-in guest's own.";
