@@ -9,10 +9,16 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use super::wire::{self, Kind, MAX_BYTES, Message};
+
+/// How often a host's clock is read before it is set.
+const CLOCK_READINGS: u32 = 8;
+
+/// How long one reading may take.
+const CLOCK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a command did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +114,11 @@ impl Agent {
 
     /// Starts a command.
     pub(super) fn start(&self, command: &str) -> Result<Running<'_>, CommandError> {
+        self.open(Kind::Run, command.as_bytes(), command)
+    }
+
+    /// Sends a message that is answered, under a number of its own.
+    fn open(&self, kind: Kind, bytes: &[u8], command: &str) -> Result<Running<'_>, CommandError> {
         let down = || CommandError::Down { host: self.host.clone(), command: command.to_owned() };
         let (sender, messages) = channel();
         let id = {
@@ -115,10 +126,28 @@ impl Agent {
             port.1 += 1;
             lock(&self.waiting).as_mut().ok_or_else(down)?.insert(port.1, sender);
             let id = port.1;
-            wire::write(&mut port.0, Kind::Run, id, command.as_bytes()).map_err(|_| down())?;
+            wire::write(&mut port.0, kind, id, bytes).map_err(|_| down())?;
             id
         };
         Ok(Running { agent: self, id, command: command.to_owned(), messages })
+    }
+
+    /// Sets the host's wall clock by this machine's, as well as the port's delay lets it.
+    pub(super) fn set_clock(&self) -> Result<(), CommandError> {
+        let down = || CommandError::Down { host: self.host.clone(), command: "set the clock".to_owned() };
+        let mut best: Option<(i64, i64)> = None;
+        for _ in 0..CLOCK_READINGS {
+            let asked = self.open(Kind::Clock, &[], "read the clock")?;
+            let before = unix_nanoseconds();
+            let answer = asked.messages.recv_timeout(CLOCK_PATIENCE).map_err(|_| down())?;
+            let after = unix_nanoseconds();
+            let there = i64::from_le_bytes(answer.bytes.try_into().map_err(|_| down())?);
+            let reading = (after - before, before + (after - before) / 2 - there);
+            // Of a reading that took less time, less is unknown.
+            best = Some(best.map_or(reading, |best| best.min(reading)));
+        }
+        let (_, behind) = best.expect("it was read");
+        self.send(Kind::MoveClock, 0, &behind.to_le_bytes()).map_err(|_| down())
     }
 
     fn send(&self, kind: Kind, id: u32, bytes: &[u8]) -> io::Result<()> {
@@ -192,6 +221,12 @@ impl Drop for Running<'_> {
             waiting.remove(&self.id);
         }
     }
+}
+
+/// This machine's wall clock.
+fn unix_nanoseconds() -> i64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_1970.as_nanos()).unwrap_or(i64::MAX)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

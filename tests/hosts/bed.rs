@@ -9,6 +9,7 @@ use std::{
 
 use linux_guest::{
     debian::{Debian, Missing},
+    recipe::{self, RecipeError},
     static_programs::{self, BuildError},
 };
 use tempfile::TempDir;
@@ -35,6 +36,8 @@ pub struct BedConfig {
     pub hosts: Vec<HostConfig>,
     /// Whether there is a client, at 10.77.0.100, outside of them.
     pub has_client: bool,
+    /// Whether hosts have the Linux guest, for `ferry run linux`.
+    pub has_linux_guest: bool,
     /// Files of this machine to have on each host: from, to. They may be run there.
     pub files: Vec<(PathBuf, String)>,
 }
@@ -43,12 +46,12 @@ impl BedConfig {
     /// Two hosts.
     pub fn two() -> BedConfig {
         let hosts = vec![HostConfig::with_kvm(); 2];
-        BedConfig { hosts, has_client: false, files: Vec::new() }
+        BedConfig { hosts, has_client: false, has_linux_guest: false, files: Vec::new() }
     }
 
-    /// Two hosts and a client.
-    pub fn two_and_client() -> BedConfig {
-        BedConfig { has_client: true, ..BedConfig::two() }
+    /// Two hosts that have the Linux guest, and a client.
+    pub fn with_linux_guest() -> BedConfig {
+        BedConfig { has_client: true, has_linux_guest: true, ..BedConfig::two() }
     }
 }
 
@@ -67,6 +70,9 @@ pub enum BedError {
     /// `ferry` does not build.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// The Linux guest cannot be made.
+    #[error(transparent)]
+    LinuxGuest(#[from] RecipeError),
     /// A file.
     #[error("{doing} {path}")]
     Io {
@@ -135,9 +141,17 @@ impl Bed {
         let directory = tempfile::Builder::new().prefix("ferry-hosts-").tempdir();
         let directory =
             directory.map_err(|e| BedError::io("create a directory in", &std::env::temp_dir(), e))?;
+        let mut files = config.files.clone();
+        if config.has_linux_guest {
+            let guest = recipe::make(&directory.path().join("linux"))?;
+            // Where `ferry` looks in the home of root.
+            for path in [guest.kernel, guest.initrd] {
+                let name = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
+                files.push((path, format!("root/.local/share/ferry/linux/{name}")));
+            }
+        }
         let initrd = directory.path().join("host.cpio");
-        image::write(&initrd, &debian, &programs, &config.files)
-            .map_err(|e| BedError::io("write", &initrd, e))?;
+        image::write(&initrd, &debian, &programs, &files).map_err(|e| BedError::io("write", &initrd, e))?;
         let mut members: Vec<(String, String, HostConfig)> = Vec::new();
         for (index, host) in config.hosts.iter().enumerate() {
             members.push((format!("host-{}", index + 1), format!("10.77.0.{}", index + 1), host.clone()));

@@ -46,6 +46,7 @@ pub(super) fn write(
     let mut archive = Archive::new(BufWriter::new(File::create(path)?));
     archive.file("etc/inittab", 0o644, include_bytes!("files/inittab"))?;
     archive.file("etc/rcS", 0o755, include_bytes!("files/rcS"))?;
+    archive.file("etc/profile", 0o644, include_bytes!("files/profile"))?;
     archive.copy("bin/busybox", 0o755, &debian.busybox)?;
     archive.symlink("init", "bin/busybox")?;
     archive.symlink("bin/sh", "busybox")?;
@@ -53,6 +54,7 @@ pub(super) fn write(
     archive.copy("bin/ferry", 0o755, &programs.ferry)?;
     archive.copy("bin/host-agent", 0o755, &programs.agent)?;
     archive.symlink("bin/shape", "host-agent")?;
+    archive.symlink("bin/nanoseconds", "host-agent")?;
     let mut order = String::new();
     for module in Modules::of(&debian.modules)?.in_load_order(&MODULES)? {
         archive.file(&format!("modules/{}.ko", module.name), 0o644, &module.bytes)?;

@@ -31,10 +31,14 @@ pub enum Kind {
     Stderr,
     /// From the host: it has ended, with this status (little-endian `i32`; negative: by a signal).
     Ended,
+    /// To the host: what time is it there? From the host: its wall clock (little-endian `i64`, nanoseconds since 1970).
+    Clock,
+    /// To the host: move the wall clock on by this much (little-endian `i64`, nanoseconds).
+    MoveClock,
 }
 
 impl Kind {
-    const ALL: [Kind; 8] = [
+    const ALL: [Kind; 10] = [
         Kind::Run,
         Kind::Input,
         Kind::EndOfInput,
@@ -43,6 +47,8 @@ impl Kind {
         Kind::Stdout,
         Kind::Stderr,
         Kind::Ended,
+        Kind::Clock,
+        Kind::MoveClock,
     ];
 }
 

@@ -25,7 +25,7 @@ pub fn files() -> anyhow::Result<(PathBuf, PathBuf)> {
 
 /// Its command line, with the user's words at its end.
 pub fn command_line<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
-    words.into_iter().fold(LINUX_COMMAND_LINE.to_owned() + " quiet", |line, word| line + " " + word)
+    words.into_iter().fold(LINUX_COMMAND_LINE.to_owned() + " quiet pci=off", |line, word| line + " " + word)
 }
 
 /// `$FERRY_LINUX`, else `$XDG_DATA_HOME/ferry/linux`, else `~/.local/share/ferry/linux`: as `linux_guest::recipe` has it.

@@ -14,6 +14,8 @@ use std::{
 use ferry_tests::hosts::wire::{self, Kind, MAX_BYTES};
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::clock;
+
 /// What a command started may hold its output open after its end: no more of it is waited for than this.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
@@ -60,6 +62,8 @@ pub fn serve(mut port: File, output: File) -> io::Result<()> {
                     kill_process_group(command.group, Signal::KILL).ok();
                 }
             }
+            Kind::Clock => send(&output, Kind::Clock, id, &clock::now().to_le_bytes()),
+            Kind::MoveClock => clock::move_on(message.bytes.try_into().map_or(0, i64::from_le_bytes)),
             Kind::Ready | Kind::Stdout | Kind::Stderr | Kind::Ended => {}
         }
     }

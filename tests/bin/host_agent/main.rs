@@ -1,5 +1,7 @@
-//! In an emulated host: runs commands for the bed, and, called as `shape`, makes a link slow or bad.
+//! In an emulated host: runs commands for the bed; called as `shape`, makes a link slow or bad, and called as
+//! `nanoseconds`, tells the time since 1970.
 
+mod clock;
 mod commands;
 mod netem;
 
@@ -18,10 +20,13 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args();
     let name = arguments.next().unwrap_or_default();
     let rest: Vec<String> = arguments.collect();
-    let result = if Path::new(&name).file_name().is_some_and(|name| name == "shape") {
-        shape(&rest)
-    } else {
-        serve().map_err(|error| error.to_string())
+    let result = match Path::new(&name).file_name().and_then(|name| name.to_str()) {
+        Some("shape") => shape(&rest),
+        Some("nanoseconds") => {
+            println!("{}", clock::now());
+            Ok(())
+        }
+        _ => serve().map_err(|error| error.to_string()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -62,7 +62,7 @@ struct BedArguments {
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     memory: u64,
     /// Their CPU, as QEMU's -cpu has it
-    #[arg(long, default_value = "max,+svm")]
+    #[arg(long, default_value = "max,+svm,-xsave")]
     cpu: String,
     /// What the links between them are like, as in 'delay=20ms rate=100mbit loss=1%'
     #[arg(long, default_value = "")]
@@ -76,7 +76,12 @@ impl BedArguments {
             HostConfig { memory_bytes: self.memory << 20, cpu: self.cpu.clone(), ..HostConfig::with_kvm() };
         let hosts = vec![host; usize::from(self.hosts)];
         let begin = Instant::now();
-        let bed = Bed::up(&BedConfig { hosts, has_client: !self.no_client, files: Vec::new() })?;
+        let bed = Bed::up(&BedConfig {
+            hosts,
+            has_client: !self.no_client,
+            has_linux_guest: true,
+            files: Vec::new(),
+        })?;
         if !self.link.is_empty() {
             bed.link(&link)?;
         }

@@ -11,11 +11,13 @@ mod worker;
 use std::process::ExitCode;
 
 use options::Options;
+use rustix::time::{ClockId, clock_gettime};
 
 const USAGE: &str = "\
 stamper run [working-set=8MiB] [rate=500|max] [pattern=random|sequential|hot-cold] [fill=random|text] [threads=N] [seed=N]
 stamper check      look at every page; ends with 1 if one is lost or stale, or the clock went back
-stamper status     what it has done so far";
+stamper status     what it has done so far
+stamper clock      nanoseconds since 1970, and of CLOCK_MONOTONIC";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -24,6 +26,11 @@ fn main() -> ExitCode {
         ["run", options @ ..] => Options::parse(options).and_then(|options| worker::run(&options)),
         ["check"] => request::ask("check"),
         ["status"] => request::ask("status"),
+        ["clock"] => {
+            let (wall, up) = (clock_gettime(ClockId::Realtime), clock_gettime(ClockId::Monotonic));
+            println!("{}{:09} {}{:09}", wall.tv_sec, wall.tv_nsec, up.tv_sec, up.tv_nsec);
+            Ok(ExitCode::SUCCESS)
+        }
         _ => Err(USAGE.to_owned()),
     };
     match result {
