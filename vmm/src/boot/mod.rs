@@ -90,3 +90,34 @@ pub(crate) fn load(
     reset_vector::write(memory)?;
     Ok(entry)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::Backing;
+
+    proptest! {
+        #[test]
+        fn arbitrary_files_do_no_harm(
+            mut kernel in proptest::collection::vec(any::<u8>(), 0x300..2000),
+            format in 0..3,
+            table in 0..200u64,
+        ) {
+            match format {
+                0 => kernel[0x202..0x206].copy_from_slice(b"HdrS"),
+                1 => {
+                    kernel[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
+                    kernel[18..20].copy_from_slice(&62u16.to_le_bytes());
+                    kernel[32..40].copy_from_slice(&table.to_le_bytes());
+                    kernel[54..58].copy_from_slice(&[56, 0, 4, 0]);
+                }
+                _ => {}
+            }
+            let memory = GuestMemory::new(16 << 20, Backing::Anonymous).expect("16 MiB of memory");
+            // Refused or not: neither a panic nor a byte of it beyond memory.
+            let _ = load(&memory, &kernel, "quiet", None, &acpi::Machine { vcpus: 1, virtio_devices: 0 });
+        }
+    }
+}

@@ -3,11 +3,11 @@
 use kvm_bindings::{kvm_clock_data, kvm_irqchip, kvm_pit_state2};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-use super::section::{Name, Section, SectionError, Writer, sections};
+use super::error::DecodeError;
+use super::section::{Name, Section, Writer, sections};
 use crate::config::{DeviceConfig, MAX_VCPUS};
-use crate::devices::serial::{SerialState, SerialStateError};
+use crate::devices::serial::SerialState;
 use crate::devices::virtio::MAX_DEVICES;
 use crate::devices::virtio::state::{DeviceState, FunctionState, MAX_QUEUES, TransportState};
 use crate::vcpu::state::{MAX_MSRS, MAX_XSAVE_BYTES, VcpuState};
@@ -77,101 +77,6 @@ pub(crate) struct MachineState {
     /// One for each of the shape's devices.
     pub(crate) devices: Vec<DeviceState>,
     pub(crate) vcpus: Vec<VcpuState>,
-}
-
-/// Bytes that are not a state this program can apply. Nothing was changed.
-#[derive(Debug, Error)]
-pub enum DecodeError {
-    /// The frame is unsound.
-    #[error(transparent)]
-    Section(#[from] SectionError),
-    /// A section from another program, or a later one.
-    #[error("the state has a section {name:?}, which this program does not know")]
-    UnknownSection {
-        /// Its name.
-        name: String,
-    },
-    /// A section of another version.
-    #[error("section {name:?} has version {version}, and this program knows version {known}")]
-    SectionVersion {
-        /// The section's name.
-        name: String,
-        /// Its version.
-        version: u16,
-        /// The version known here.
-        known: u16,
-    },
-    /// A section that is there already, or has a number it cannot have.
-    #[error("the state has a section {name:?} number {instance} too many")]
-    UnexpectedSection {
-        /// Its name.
-        name: String,
-        /// Its number among those of its name.
-        instance: u16,
-    },
-    /// A section is missing.
-    #[error("the state has no section {name:?} number {instance}")]
-    MissingSection {
-        /// Its name.
-        name: String,
-        /// Its number among those of its name.
-        instance: u16,
-    },
-    /// A payload that does not decode.
-    #[error("section {name:?} number {instance} does not decode")]
-    Payload {
-        /// The section's name.
-        name: String,
-        /// Its number among those of its name.
-        instance: u16,
-        /// Where decoding stopped.
-        source: postcard::Error,
-    },
-    /// A payload with something behind it.
-    #[error("section {name:?} number {instance} has {bytes} bytes too many")]
-    PayloadTooLong {
-        /// The section's name.
-        name: String,
-        /// Its number among those of its name.
-        instance: u16,
-        /// How many.
-        bytes: usize,
-    },
-    /// A vCPU's state beyond the limits.
-    #[error("vCPU {vcpu} has {what} of {count}, more than the limit of {limit}")]
-    VcpuLimit {
-        /// The vCPU.
-        vcpu: u16,
-        /// What there is too much of.
-        what: &'static str,
-        /// How much there is.
-        count: usize,
-        /// The limit.
-        limit: usize,
-    },
-    /// More vCPUs than there may be.
-    #[error("the state is of a machine with {vcpus} vCPUs: there may be 1 to {MAX_VCPUS}")]
-    Vcpus {
-        /// How many it says.
-        vcpus: u8,
-    },
-    /// More devices than there may be.
-    #[error("the state is of a machine with {devices} devices: there may be {MAX_DEVICES}")]
-    Devices {
-        /// How many it says.
-        devices: usize,
-    },
-    /// More queues than a device may have.
-    #[error("virtio device {device} has {queues} queues: there may be {MAX_QUEUES}")]
-    Queues {
-        /// The device.
-        device: u16,
-        /// How many it says.
-        queues: usize,
-    },
-    /// The serial port's state is beyond its limits.
-    #[error(transparent)]
-    Serial(#[from] SerialStateError),
 }
 
 /// Writes a state section by section.

@@ -12,8 +12,9 @@
 //! any of it is applied.
 //!
 //! - `section`: the frame, without meaning;
-//! - `machine`: which sections there are and what is in them.
+//! - `machine`: which sections there are and what is in them; `error`: what may be wrong with them.
 
+mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod machine;
@@ -22,7 +23,7 @@ mod section;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub use self::machine::DecodeError;
+pub use self::error::DecodeError;
 pub(crate) use self::machine::{ClockState, Encoder, MachineShape, MachineState};
 pub use self::section::{FORMAT_VERSION, MAX_STATE_BYTES, SectionError};
 
