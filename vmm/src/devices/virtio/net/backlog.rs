@@ -33,13 +33,12 @@ pub(crate) struct WaitingFrames(Vec<Bytes>);
 impl Backlog {
     /// Whether `frame` was taken; if not there is no room.
     pub(super) fn push(&mut self, frame: &[u8]) -> bool {
-        let full = self.restored.len() + self.injected.len() >= MAX_WAITING_FRAMES
-            || self.bytes + frame.len() > MAX_WAITING_BYTES;
-        if !full {
+        let fits = self.len() < MAX_WAITING_FRAMES && self.bytes + frame.len() <= MAX_WAITING_BYTES;
+        if fits {
             self.bytes += frame.len();
             self.injected.push_back(frame.to_vec());
         }
-        !full
+        fits
     }
 
     pub(super) fn pop(&mut self) -> Option<Vec<u8>> {
@@ -52,10 +51,23 @@ impl Backlog {
         WaitingFrames(self.restored.iter().chain(&self.injected).cloned().map(Bytes).collect())
     }
 
-    /// Takes over checked frames; what was injected here stays, behind them.
-    pub(super) fn restore(&mut self, frames: &WaitingFrames) {
+    /// Takes over checked frames; what was injected here stays, behind them, as far as there is room. Returns how many
+    /// frames there was none for: the limits hold always, or a state saved from here would be refused elsewhere.
+    pub(super) fn restore(&mut self, frames: &WaitingFrames) -> u64 {
         self.restored = frames.0.iter().map(|frame| frame.0.clone()).collect();
         self.bytes = self.restored.iter().chain(&self.injected).map(Vec::len).sum();
+        let mut lost = 0;
+        while self.len() > MAX_WAITING_FRAMES || self.bytes > MAX_WAITING_BYTES {
+            // Checked frames are within the limits by themselves.
+            let Some(frame) = self.injected.pop_back() else { break };
+            self.bytes -= frame.len();
+            lost += 1;
+        }
+        lost
+    }
+
+    fn len(&self) -> usize {
+        self.restored.len() + self.injected.len()
     }
 }
 
@@ -95,6 +107,17 @@ mod tests {
         let order: Vec<u8> = std::iter::from_fn(|| here.pop()).map(|frame| frame[0]).collect();
         assert_eq!(order, [1, 2, 3]);
         assert_eq!(here.bytes, 0);
+    }
+
+    #[test]
+    fn what_is_full_stays_within_the_limits_when_more_is_restored() {
+        let mut source = Backlog::default();
+        while source.push(&[1; 1000]) {}
+        let mut here = Backlog::default();
+        assert!(here.push(&[2; 1000]) && here.push(&[3; 100]));
+        assert_eq!(here.restore(&source.save()), 2, "there is room for those of the state alone");
+        here.save().check().expect("within limits");
+        assert!(!here.push(&[4; 1000]));
     }
 
     #[test]

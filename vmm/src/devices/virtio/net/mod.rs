@@ -256,6 +256,7 @@ impl Function for Net {
     fn restore(&mut self, state: &FunctionState) {
         let FunctionState::Net(state) = state else { return };
         self.shared.address.set(state.address.map(Into::into));
-        self.shared.backlog().restore(&state.waiting);
+        let lost = self.shared.backlog().restore(&state.waiting);
+        self.shared.counters.dropped.fetch_add(lost, Ordering::Relaxed);
     }
 }
