@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use migrator::strategy::Strategy;
 
 use crate::{
-    network::{Bandwidth, NetworkConfig},
-    plan::{Choices, Fill},
+    network::Bandwidth,
+    plan::{Choices, Fill, Plan},
     units::{parse_bytes, parse_duration},
 };
 
@@ -30,6 +30,8 @@ pub struct Cli {
 pub enum Command {
     /// Move the same guest by each strategy, and show downtime, total time and what was sent.
     Compare(Compare),
+    /// Measure every combination several times, and show curves: downtime and total time against what was varied.
+    Sweep(Sweep),
     /// Make the report anew from a results file.
     Report(Render),
 }
@@ -64,8 +66,8 @@ pub struct Compare {
     pub downtime_limit: Duration,
     /// The bandwidth of the link between source and destination, each way, or none for no limit. Takes a network of
     /// namespaces: root, or a kernel that permits user namespaces.
-    #[arg(long, default_value = "none", value_parser = parse_link, value_name = "100Mbit|1Gbit|…|none")]
-    pub link: Link,
+    #[arg(long, value_delimiter = ',', default_value = "none", value_parser = parse_link, value_name = "100Mbit|1Gbit|none,…")]
+    pub link: Vec<Link>,
     /// How long frames are on that link, each way. Takes a kernel with netem.
     #[arg(long, default_value = "0ms", value_parser = parse_duration, value_name = "TIME")]
     pub delay: Duration,
@@ -86,6 +88,18 @@ pub struct Compare {
 /// A link's bandwidth, if it is limited. (`Option` means something else to the command line.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Link(pub Option<Bandwidth>);
+
+/// Options of `sweep`: those of `compare`, with more runs and a folder of its own, and whether to go on.
+#[derive(Args, Clone, Debug)]
+#[command(mut_arg("runs", |arg| arg.default_value("5")), mut_arg("out", |arg| arg.default_value("report/sweep")))]
+pub struct Sweep {
+    /// What to measure.
+    #[command(flatten)]
+    pub compare: Compare,
+    /// Go on where an interrupted sweep of the same choices was; begin, if there is none.
+    #[arg(long)]
+    pub resume: bool,
+}
 
 /// Options of `report`.
 #[derive(Args, Clone, Debug)]
@@ -131,12 +145,19 @@ impl Compare {
             working_sets: once_each(self.working_set.iter().copied()),
             fills: once_each(self.fill.iter().copied()),
             vcpus: once_each(self.vcpus.iter().copied()),
+            links: once_each(self.link.iter().map(|link| link.0)),
         }
     }
 
-    /// The network that the guest moves in.
-    pub fn network(&self) -> NetworkConfig {
-        NetworkConfig { bandwidth: self.link.0, delay: self.delay }
+    /// All that decides what is measured.
+    pub fn plan(&self, client: bool) -> Plan {
+        Plan {
+            choices: self.choices(),
+            runs: self.runs,
+            downtime_limit_us: self.downtime_limit.as_micros() as u64,
+            delay_us: self.delay.as_micros() as u64,
+            client,
+        }
     }
 
     /// Where the results go.
@@ -191,6 +212,18 @@ mod tests {
         assert_eq!(choices.strategies[0], Strategy::PreCopy);
         assert_eq!(choices.memory, [256 << 20, 1 << 30]);
         assert_eq!(choices.steps(cli.compare.runs).len(), 2 * 3 * Strategy::ALL.len());
+    }
+
+    #[test]
+    fn a_sweep_has_more_runs_and_a_folder_of_its_own() {
+        let line =
+            ["ferry-bench", "sweep", "--dirty-rate", "0,1000", "--link", "1Gbit,10Gbit,none", "--resume"];
+        let Some(Command::Sweep(sweep)) = Cli::parse_from(line).command else { panic!("no sweep") };
+        assert!(sweep.resume);
+        assert_eq!((sweep.compare.runs, sweep.compare.out.to_str()), (5, Some("report/sweep")));
+        assert_eq!(sweep.compare.plan(false).steps().len(), 2 * 3 * 5 * Strategy::ALL.len());
+        let cli = Cli::parse_from(["ferry-bench"]);
+        assert_eq!((cli.compare.runs, cli.compare.out.to_str()), (3, Some("report")));
     }
 
     #[test]

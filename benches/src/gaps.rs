@@ -19,7 +19,7 @@
 //! The guest keeps only the last 32 such gaps and the 16 longest, so in post-copy, where hundreds follow,
 //! the destination is asked twice: once as soon as the guest runs there, and once at the end.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// A gap, as the control socket tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -45,6 +45,31 @@ impl Gap {
     /// The guest was up and at its work; while it fills or checks memory, a step is long by itself.
     fn is_ordinary(&self) -> bool {
         !matches!(self.activity.to_ascii_lowercase().as_str(), "fill" | "filling" | "check" | "checking")
+    }
+}
+
+/// How long gaps were, by powers of two of ticks: `counts[i]` of them took from 2^i to 2^(i+1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GapHistogram {
+    /// Frequency of the guest's time-stamp counter.
+    pub tsc_khz: u64,
+    /// How many.
+    pub counts: Vec<u64>,
+}
+
+impl GapHistogram {
+    /// What came between two looks at a guest's counts; nothing if the guest says nothing about them.
+    pub fn between(before: &[u64], after: &[u64], tsc_khz: u64) -> Option<GapHistogram> {
+        let before = before.iter().copied().chain(std::iter::repeat(0));
+        let counts: Vec<u64> =
+            after.iter().zip(before).map(|(after, before)| after.saturating_sub(before)).collect();
+        (tsc_khz > 0 && counts.iter().any(|&count| count > 0)).then_some(GapHistogram { tsc_khz, counts })
+    }
+
+    /// From where to where bucket `i` goes, in microseconds.
+    pub fn bounds_us(&self, i: usize) -> (f64, f64) {
+        let us = |power: usize| 2f64.powi(power as i32) * 1e3 / self.tsc_khz as f64;
+        (us(i), us(i + 1))
     }
 }
 
@@ -134,6 +159,15 @@ mod tests {
         let gaps = [check, gap(0, 3_000_040, 800_000), gap(1, 3_000_045, 850_000), gap(1, 4_000_000, 60_000)];
         let seen = seen(&gaps, &window(Some(Vec::new())));
         assert_eq!(seen, Seen { downtime_us: Some(850), longest_stall_us: Some(60) });
+    }
+
+    #[test]
+    fn a_histogram_holds_what_came_between_two_looks() {
+        let histogram = GapHistogram::between(&[5, 1], &[5, 3, 1], 2_000_000).unwrap();
+        assert_eq!(histogram.counts, [0, 2, 1]);
+        assert_eq!(histogram.bounds_us(20), (524.288, 1_048.576));
+        assert_eq!(GapHistogram::between(&[1], &[1], 2_000_000), None);
+        assert_eq!(GapHistogram::between(&[], &[], 2_000_000), None);
     }
 
     #[test]

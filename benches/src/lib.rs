@@ -7,6 +7,7 @@
 //! [`summary`] reduces runs to medians, and [`table`], [`verdict`] and [`report`] only show those.
 //! What is shown can always be rendered again from the results file alone.
 
+pub mod bench;
 pub mod command;
 pub mod compare;
 pub mod gaps;
@@ -15,12 +16,16 @@ pub mod interrupt;
 pub mod network;
 pub mod plan;
 pub mod probe;
+pub mod progress;
 pub mod report;
 pub mod results;
+pub mod resume;
 pub mod rig;
+pub mod session;
 pub mod site;
 pub mod statistics;
 pub mod summary;
+pub mod sweep;
 pub mod table;
 pub mod units;
 pub mod verdict;
@@ -40,6 +45,7 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Some(Command::Compare(options)) => compare::run(&options),
+        Some(Command::Sweep(options)) => sweep::run(&options),
         Some(Command::Report(options)) => report::render_again(&options),
         None => compare::run(&cli.compare),
     };

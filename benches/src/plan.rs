@@ -3,6 +3,8 @@
 use migrator::strategy::Strategy;
 use serde::{Deserialize, Serialize};
 
+use crate::network::Bandwidth;
+
 /// What the guest's memory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -26,7 +28,7 @@ impl Fill {
     }
 }
 
-/// The guest that is moved, and what it does meanwhile.
+/// The guest that is moved, what it does meanwhile, and the link that it moves over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
     /// Its memory.
@@ -39,6 +41,9 @@ pub struct Workload {
     pub fill: Fill,
     /// Its vCPUs.
     pub vcpus: u8,
+    /// The bandwidth of the link between source and destination; nothing if it has no limit.
+    #[serde(default, rename = "link_bits_per_second", skip_serializing_if = "Option::is_none")]
+    pub link: Option<Bandwidth>,
 }
 
 /// One way to move one kind of guest: a row of the table.
@@ -60,7 +65,7 @@ pub struct Step {
 }
 
 /// Lists to choose from; every combination is an arm.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Choices {
     /// The strategies.
     pub strategies: Vec<Strategy>,
@@ -74,24 +79,27 @@ pub struct Choices {
     pub fills: Vec<Fill>,
     /// Numbers of vCPUs.
     pub vcpus: Vec<u8>,
+    /// Bandwidths of the link; nothing is no limit.
+    pub links: Vec<Option<Bandwidth>>,
 }
 
 impl Choices {
     /// All kinds of guests.
     pub fn workloads(&self) -> Vec<Workload> {
         let mut workloads = Vec::new();
-        for &vcpus in &self.vcpus {
-            for &fill in &self.fills {
-                for &memory_bytes in &self.memory {
-                    for &working_set_bytes in &self.working_sets {
-                        for &dirty_rate_pages_per_second in &self.dirty_rates {
-                            workloads.push(Workload {
+        for &link in &self.links {
+            for &vcpus in &self.vcpus {
+                for &fill in &self.fills {
+                    for &memory_bytes in &self.memory {
+                        for &working_set_bytes in &self.working_sets {
+                            workloads.extend(self.dirty_rates.iter().map(|&rate| Workload {
                                 memory_bytes,
-                                dirty_rate_pages_per_second,
+                                dirty_rate_pages_per_second: rate,
                                 working_set_bytes,
                                 fill,
                                 vcpus,
-                            });
+                                link,
+                            }));
                         }
                     }
                 }
@@ -113,21 +121,81 @@ impl Choices {
     }
 }
 
+/// All that decides what is measured: two measurements of the same plan can be put together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The arms.
+    #[serde(flatten)]
+    pub choices: Choices,
+    /// Runs of each.
+    pub runs: u32,
+    /// What pre-copy may plan for.
+    pub downtime_limit_us: u64,
+    /// How long frames are on the link.
+    pub delay_us: u64,
+    /// A client asks the guest meanwhile, where that is possible.
+    pub client: bool,
+}
+
+impl Plan {
+    /// All runs, in their order.
+    pub fn steps(&self) -> Vec<Step> {
+        self.choices.steps(self.runs)
+    }
+
+    /// The options in which another plan is not this one, as the command line names them.
+    pub fn differences(&self, other: &Plan) -> Vec<&'static str> {
+        let (ours, theirs) = (&self.choices, &other.choices);
+        let differs = [
+            ("--strategy", ours.strategies != theirs.strategies),
+            ("--memory", ours.memory != theirs.memory),
+            ("--dirty-rate", ours.dirty_rates != theirs.dirty_rates),
+            ("--working-set", ours.working_sets != theirs.working_sets),
+            ("--fill", ours.fills != theirs.fills),
+            ("--vcpus", ours.vcpus != theirs.vcpus),
+            ("--link", ours.links != theirs.links),
+            ("--runs", self.runs != other.runs),
+            ("--downtime-limit", self.downtime_limit_us != other.downtime_limit_us),
+            ("--delay", self.delay_us != other.delay_us),
+            ("--no-client", self.client != other.client),
+        ];
+        differs.into_iter().filter_map(|(option, differs)| differs.then_some(option)).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn arms_take_turns_and_lists_multiply() {
-        let choices = Choices {
+    fn choices() -> Choices {
+        Choices {
             strategies: Strategy::ALL.to_vec(),
             memory: vec![1 << 28, 1 << 30],
             dirty_rates: vec![0, 10_000],
             working_sets: vec![64 << 20],
             fills: vec![Fill::Random],
             vcpus: vec![1],
-        };
-        let steps = choices.steps(2);
+            links: vec![None],
+        }
+    }
+
+    #[test]
+    fn a_plan_survives_the_round_trip_and_says_where_another_differs() {
+        let plan = Plan { choices: choices(), runs: 5, downtime_limit_us: 50_000, delay_us: 0, client: true };
+        let text = serde_json::to_string(&plan).unwrap();
+        let mut other: Plan = serde_json::from_str(&text).unwrap();
+        assert!(other == plan && plan.differences(&other).is_empty());
+        other.choices.links = vec![Some("1Gbit".parse().unwrap()), None];
+        other.runs = 6;
+        assert_eq!(plan.differences(&other), ["--link", "--runs"]);
+        let other: Plan = serde_json::from_str(&serde_json::to_string(&other).unwrap()).unwrap();
+        assert_eq!(other.choices.links.len(), 2);
+        assert_eq!(other.steps().len(), 2 * plan.choices.arms().len() * 6);
+    }
+
+    #[test]
+    fn arms_take_turns_and_lists_multiply() {
+        let steps = choices().steps(2);
         assert_eq!(steps.len(), 3 * 2 * 2 * 2);
         assert_eq!(steps[0].arm, steps[12].arm);
         assert_eq!((steps[0].pass, steps[12].pass), (1, 2));

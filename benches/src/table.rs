@@ -57,7 +57,7 @@ fn cells(row: &Row<'_>, has_client: bool) -> Vec<String> {
     });
     let client = has_client.then(|| row.downtime_client().map_or_else(none, |spread| time(&spread)));
     let downtimes = [
-        row.strategy.name().to_owned(),
+        row.label(),
         row.downtime_guest().map_or_else(none, |spread| time(&spread)),
         row.downtime_engine().map_or_else(none, |spread| time(&spread)),
     ];
@@ -127,7 +127,7 @@ pub fn notes(summary: &Summary<'_>) -> Vec<String> {
     for row in &summary.rows {
         if let Some(problem) = row.problem() {
             let name = summary.name_of(&row.workload).map(|name| format!(" ({name})")).unwrap_or_default();
-            notes.push(format!("{}{name}: {problem}", row.strategy));
+            notes.push(format!("{}{name}: {problem}", row.label()));
         }
     }
     let overloaded = summary.overloaded();

@@ -52,6 +52,15 @@ pub fn micros(us: u64) -> String {
     }
 }
 
+/// As [`micros`], before or after something: `−1.27 ms`, `0`, `+843 µs`.
+pub fn signed_micros(us: i64) -> String {
+    match us {
+        0 => "0".to_owned(),
+        us if us < 0 => format!("−{}", micros(us.unsigned_abs())),
+        us => format!("+{}", micros(us.unsigned_abs())),
+    }
+}
+
 /// From where to where a value went, to stand under its median: in the median's unit, which is not said again.
 pub fn micros_range(spread: &Spread) -> String {
     let unit = match spread.median {
@@ -128,6 +137,7 @@ mod tests {
     #[test]
     fn quantities_have_three_digits_and_a_unit() {
         assert_eq!([micros(843), micros(1_266), micros(150_400)], ["843 µs", "1.27 ms", "150 ms"]);
+        assert_eq!([signed_micros(-1_266), signed_micros(0), signed_micros(20)], ["−1.27 ms", "0", "+20 µs"]);
         assert_eq!(micros_range(&Spread { min: 1_100, median: 1_200, max: 1_900 }), "1.1–1.9");
         assert_eq!(micros_range(&Spread { min: 900, median: 1_200, max: 19_000 }), "0.9–19");
         assert_eq!([bytes(512 << 20), bytes(1_500)], ["512 MiB", "1.46 KiB"]);

@@ -25,7 +25,9 @@ pub fn of(summary: &Summary<'_>) -> Vec<Verdict> {
     summary.groups().into_iter().filter_map(|(workload, rows)| of_group(workload, &rows)).collect()
 }
 
-fn of_group(workload: Workload, rows: &[&Row<'_>]) -> Option<Verdict> {
+fn of_group(workload: Workload, all: &[&Row<'_>]) -> Option<Verdict> {
+    // The strategies are ranked by our own engine; another stands beside it.
+    let rows: Vec<&Row<'_>> = all.iter().copied().filter(|row| row.is_ours()).collect();
     // One clock for all of them: the guest's only where every arm has it.
     let by_guest = rows.iter().all(|row| row.downtime_guest().is_some() || row.measured().next().is_none());
     let downtime = |row: &Row<'_>| if by_guest { row.downtime_guest() } else { row.downtime_engine() };
@@ -52,8 +54,24 @@ fn of_group(workload: Workload, rows: &[&Row<'_>]) -> Option<Verdict> {
             units::micros(most.median),
         ),
     };
-    let prices = ranked.iter().filter_map(|(row, _)| price(row)).collect();
+    let peers = all.iter().filter(|row| !row.is_ours());
+    let beside = peers.filter_map(|peer| {
+        let ours = rows.iter().find(|row| row.strategy == peer.strategy)?;
+        beside(peer, &downtime(peer)?, &downtime(ours)?)
+    });
+    let prices = ranked.iter().filter_map(|(row, _)| price(row)).chain(beside).collect();
     Some(Verdict { workload, headline, prices })
+}
+
+/// Another engine's downtime, in ours.
+fn beside(peer: &Row<'_>, theirs: &Spread, ours: &Spread) -> Option<String> {
+    let times = theirs.median as f64 / Some(ours.median).filter(|median| *median > 0)? as f64;
+    Some(format!(
+        "{} stopped the guest for {}: {} times as long as Ferry.",
+        peer.label(),
+        units::micros(theirs.median),
+        units::digits(times)
+    ))
 }
 
 fn fraction(part: u64, whole: u64) -> String {
@@ -129,6 +147,25 @@ mod tests {
         results.runs.iter_mut().for_each(|run| run.downtime_guest_us = Some(1_000));
         let verdicts = of(&Summary::of(&results));
         assert!(verdicts[0].headline.contains("overlap"), "{:?}", verdicts[0]);
+    }
+
+    #[test]
+    fn another_engine_is_not_ranked_and_stands_beside() {
+        let mut results = crate::report::fixture();
+        let alone = of(&Summary::of(&results));
+        let mut theirs = results.runs.clone();
+        theirs.retain(|run| run.strategy == Strategy::PreCopy);
+        for run in &mut theirs {
+            run.engine = "qemu".to_owned();
+            run.downtime_guest_us = run.downtime_guest_us.map(|us| us * 4);
+        }
+        results.runs.extend(theirs);
+        let verdicts = of(&Summary::of(&results));
+        assert_eq!(verdicts[0].headline, alone[0].headline);
+        assert_eq!(verdicts[0].prices.len(), 4);
+        assert!(
+            verdicts[0].prices[3].contains("qemu pre-copy") && verdicts[0].prices[3].contains(" 4 times")
+        );
     }
 
     #[test]

@@ -104,3 +104,43 @@ fn another_schema_is_refused() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("ferry-bench/0"));
     assert!(!folder.path().join("report").exists());
 }
+
+#[test]
+fn an_interrupted_sweep_goes_on_where_it_was() {
+    if !loopback("an_interrupted_sweep_goes_on_where_it_was") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let line =
+        ["sweep", "--simulated", "--memory", "16MiB", "--working-set", "1MiB", "--dirty-rate", "0,1000"];
+    let sweep = |more: &[&str]| {
+        let output = ferry_bench(&folder, &[&line[..], &["--strategy", "pre-copy"], more].concat());
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, complained) = sweep(&["--runs", "2"]);
+    assert_eq!(code, Some(0), "{complained}");
+    let path = folder.path().join("report/sweep/results.json");
+    let whole = results::read(&path).unwrap();
+    assert_eq!((whole.complete, whole.runs.len()), (true, 4));
+    let page = fs::read_to_string(folder.path().join("report/sweep/index.html")).unwrap();
+    assert!(page.contains("against the dirty rate") && page.contains("<polyline"));
+
+    // As if it had been killed in the second pass.
+    let mut part = whole.clone();
+    part.complete = false;
+    part.runs.truncate(3);
+    fs::write(&path, serde_json::to_string(&part).unwrap()).unwrap();
+    let (code, complained) = sweep(&["--runs", "2"]);
+    assert_eq!(code, Some(1));
+    assert!(complained.contains("3 runs") && complained.contains("--resume"), "{complained}");
+    let (code, complained) = sweep(&["--runs", "3", "--resume"]);
+    assert_eq!(code, Some(1));
+    assert!(complained.contains("--runs differs"), "{complained}");
+    assert_eq!(results::read(&path).unwrap(), part, "what was refused is as it was");
+
+    let (code, complained) = sweep(&["--runs", "2", "--resume"]);
+    assert_eq!(code, Some(0), "{complained}");
+    let resumed = results::read(&path).unwrap();
+    assert_eq!((resumed.complete, resumed.runs.len()), (true, 4));
+    assert_eq!(resumed.runs[..3], part.runs[..], "what was measured is not measured again");
+}

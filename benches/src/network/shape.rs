@@ -10,11 +10,13 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcHandle, TcMessage, TcOption},
 };
+use serde::{Deserialize, Serialize};
 
 use super::{NetworkConfig, NetworkError, netlink::Netlink};
 
 /// Bits a second on a wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
 pub struct Bandwidth {
     bits_per_second: u64,
 }
@@ -61,11 +63,26 @@ impl FromStr for Bandwidth {
             _ => return Err(wrong()),
         };
         let count: u64 = digits.parse().map_err(|_| wrong())?;
-        let bits_per_second = count.saturating_mul(unit);
+        Bandwidth::try_from(count.saturating_mul(unit))
+            .map_err(|_| format!("{text:?} cannot be shaped: from 1Mbit to 100Gbit can"))
+    }
+}
+
+impl TryFrom<u64> for Bandwidth {
+    type Error = String;
+
+    /// From bits a second.
+    fn try_from(bits_per_second: u64) -> Result<Bandwidth, String> {
         match bits_per_second {
             Bandwidth::LEAST..=Bandwidth::MOST => Ok(Bandwidth { bits_per_second }),
-            _ => Err(format!("{text:?} cannot be shaped: from 1Mbit to 100Gbit can")),
+            _ => Err(format!("{bits_per_second} bits a second cannot be shaped: from 1Mbit to 100Gbit can")),
         }
+    }
+}
+
+impl From<Bandwidth> for u64 {
+    fn from(bandwidth: Bandwidth) -> u64 {
+        bandwidth.bits_per_second
     }
 }
 

@@ -28,7 +28,7 @@ mod socket;
 mod thread;
 
 pub use analysis::{MigrationWindow, report};
-pub use record::{Record, Recording, write_csv};
+pub use record::{Record, Recording};
 
 use std::{
     io,

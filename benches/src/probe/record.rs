@@ -1,7 +1,5 @@
 //! What the probe saw, request by request.
 
-use std::io::{self, Write};
-
 use hdrhistogram::Histogram;
 
 /// One request, or one datagram: 16 bytes.
@@ -76,24 +74,6 @@ pub struct Recording {
     pub stalls: Histogram<u32>,
 }
 
-/// Writes records as `…,kind,scheduled_us,response_us`, one a line, after a prefix that says whose they are: times from
-/// `origin_ns` on (negative before it), the response empty where none came.
-///
-/// # Errors
-/// If they cannot be written.
-pub fn write_csv(recording: &Recording, origin_ns: u64, prefix: &str, to: &mut impl Write) -> io::Result<()> {
-    for (kind, records) in [("http", &recording.requests), ("udp", &recording.datagrams)] {
-        for record in records {
-            let scheduled_us = (record.scheduled_ns as i64 - origin_ns as i64) / 1_000;
-            match record.response_us() {
-                Some(response) => writeln!(to, "{prefix},{kind},{scheduled_us},{response}")?,
-                None => writeln!(to, "{prefix},{kind},{scheduled_us},")?,
-            }
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,28 +86,5 @@ mod tests {
         assert_eq!((record.response_us(), record.answered_ns()), (Some(250), Some(5_250_000)));
         record.answer(u64::MAX);
         assert!(!record.is_lost());
-    }
-
-    #[test]
-    fn the_timeline_is_told_from_its_origin() {
-        let mut answered = Record::sent(3_000_000, 3_000_000);
-        answered.answer(3_200_000);
-        let recording = Recording {
-            requests: vec![answered, Record::sent(6_000_000, 6_000_000)],
-            datagrams: vec![answered],
-            end_ns: 7_000_000,
-            duplicated: 0,
-            reordered: 0,
-            connections_reset: 0,
-            responses_malformed: 0,
-            retransmissions: 0,
-            stream_bytes_checked: None,
-            stream_errors: None,
-            stalls: Histogram::new(3).unwrap(),
-        };
-        let mut text = Vec::new();
-        write_csv(&recording, 5_000_000, "pre-copy,2", &mut text).unwrap();
-        let expected = "pre-copy,2,http,-2000,200\npre-copy,2,http,1000,\npre-copy,2,udp,-2000,200\n";
-        assert_eq!(String::from_utf8(text).unwrap(), expected);
     }
 }

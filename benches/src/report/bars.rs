@@ -8,6 +8,8 @@ use super::scale::Scale;
 pub const WIDTH: f64 = 380.0;
 const BAR: f64 = 11.0;
 const LABEL: f64 = 17.0;
+/// Room for the names of bars, and for what they say.
+const NAMES: (f64, f64) = (44.0, 54.0);
 
 /// A chart of bars.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub struct Bars {
     pub tick: fn(u64) -> String,
     /// What the picture says, for those who cannot see it.
     pub describes: String,
+    /// Bars have names and say their values: room for that is left beside them.
+    pub named: bool,
 }
 
 /// One label with its bars.
@@ -46,6 +50,8 @@ pub struct Bar {
     pub dots: Vec<(u64, String)>,
     /// A mark to compare with, if there is one.
     pub mark: Option<(u64, String)>,
+    /// What stands before it and behind it, if its chart has names.
+    pub name: Option<(&'static str, String)>,
 }
 
 impl Block {
@@ -69,7 +75,9 @@ impl Bars {
     /// The picture.
     pub fn draw(&self) -> Markup {
         let scale = self.scale();
-        let x = |value: f64| 4.0 + scale.place(value) * (WIDTH - 22.0);
+        let (before, behind) = if self.named { NAMES } else { (0.0, 0.0) };
+        let from = 4.0 + before;
+        let x = |value: f64| from + scale.place(value) * (WIDTH - 22.0 - before - behind);
         let height: f64 = self.blocks.iter().map(Block::height).sum();
         let mut top = 0.0;
         html! {
@@ -80,7 +88,7 @@ impl Bars {
                 }
                 @for block in &self.blocks {
                     @let begin = top;
-                    ({ top += block.height(); block.draw(begin, &x) })
+                    ({ top += block.height(); block.draw(begin, from, &x) })
                 }
             }
         }
@@ -97,7 +105,7 @@ impl Bars {
 }
 
 impl Block {
-    fn draw(&self, begin: f64, x: &dyn Fn(f64) -> f64) -> Markup {
+    fn draw(&self, begin: f64, from: f64, x: &dyn Fn(f64) -> f64) -> Markup {
         let heading = if self.heading.is_some() { LABEL + 8.0 } else { 0.0 };
         let label = begin + heading;
         html! {
@@ -107,16 +115,19 @@ impl Block {
             text.label x="4" y=(px(label + 13.0)) { (self.label) }
             text.value x=(px(WIDTH - 4.0)) y=(px(label + 13.0)) text-anchor="end" { (self.says) }
             @for (i, bar) in self.bars.iter().enumerate() {
-                (bar.draw(label + LABEL + i as f64 * (BAR + 3.0), x))
+                (bar.draw(label + LABEL + i as f64 * (BAR + 3.0), from, x))
             }
         }
     }
 }
 
 impl Bar {
-    fn draw(&self, y: f64, x: &dyn Fn(f64) -> f64) -> Markup {
-        let from = 4.0;
+    fn draw(&self, y: f64, from: f64, x: &dyn Fn(f64) -> f64) -> Markup {
         html! {
+            @if let Some((name, says)) = &self.name {
+                text.tick x="4" y=(px(y + BAR - 1.5)) { (name) }
+                text.value x=(px(WIDTH - 4.0)) y=(px(y + BAR - 1.5)) text-anchor="end" { (says) }
+            }
             rect class=(self.class) x=(px(from)) y=(px(y)) height=(px(BAR)) rx="2"
                 width=(px((x(self.value as f64) - from).max(1.0))) { title { (self.title) } }
             @if let Some((value, title)) = &self.mark {

@@ -26,42 +26,47 @@ fn dots(row: &Row<'_>, of: impl Fn(&Run) -> Option<u64>, unit: fn(u64) -> String
     let dot = |run: &Run| {
         let value = of(run)?;
         let load = if run.host_overloaded { ", on a busy host" } else { "" };
-        Some((value, format!("{}, run {}: {}{load}", run.strategy, run.pass, unit(value))))
+        Some((value, format!("{}, run {}: {}{load}", row.label(), run.pass, unit(value))))
     };
     row.measured().filter_map(dot).collect()
 }
 
 fn title(row: &Row<'_>, what: &str, spread: &Spread, unit: fn(u64) -> String) -> String {
     let (median, min, max) = (unit(spread.median), unit(spread.min), unit(spread.max));
-    format!("{}, {what}: median {median}, from {min} to {max}", row.strategy)
+    format!("{}, {what}: median {median}, from {min} to {max}", row.label())
 }
 
-/// Downtime by the guest's clock and by the engine's.
+/// Whose it is, what its bars look like, and what it says of a run.
+type Clock = (&'static str, &'static str, fn(&Run) -> Option<u64>);
+
+/// Downtime by the three clocks.
 pub fn downtime(summary: &Summary<'_>) -> Bars {
     let blocks = blocks(summary, |row| {
-        let guest = row.downtime_guest().map(|spread| ("guest", "", spread));
-        let engine = row.downtime_engine().map(|spread| ("engine", " pale", spread));
-        let clocks: Vec<_> = guest.into_iter().chain(engine).collect();
-        let bar = |&(clock, look, spread): &(&str, &str, Spread)| Bar {
-            value: spread.median,
-            class: format!("s-{}{look}", row.strategy.name()),
-            title: title(row, &format!("downtime by the {clock}'s clock"), &spread, units::micros),
-            dots: match clock {
-                "guest" => dots(row, |run| run.downtime_guest_us, units::micros),
-                _ => dots(row, |run| run.moved.downtime_engine_us, units::micros),
-            },
-            mark: None,
+        let clocks: [Clock; 3] = [
+            ("guest", "", |run| run.downtime_guest_us),
+            ("engine", " pale", |run| run.moved.downtime_engine_us),
+            ("client", " hollow", |run| run.client.as_ref()?.downtime_client_us),
+        ];
+        let bar = |(clock, look, of): Clock| {
+            let spread = Spread::of(row.measured().filter_map(of))?;
+            Some(Bar {
+                value: spread.median,
+                class: format!("s-{}{look}", row.strategy.name()),
+                title: title(row, &format!("downtime by the {clock}'s clock"), &spread, units::micros),
+                dots: dots(row, of, units::micros),
+                mark: None,
+                name: Some((clock, units::micros(spread.median))),
+            })
         };
-        let says =
-            clocks.iter().map(|(clock, _, spread)| format!("{clock} {}", units::micros(spread.median)));
-        (!clocks.is_empty()).then(|| Block {
-            heading: None,
-            label: row.strategy.name().to_owned(),
-            says: says.collect::<Vec<_>>().join(" · "),
-            bars: clocks.iter().map(bar).collect(),
-        })
+        let bars: Vec<Bar> = clocks.into_iter().filter_map(bar).collect();
+        (!bars.is_empty()).then(|| Block { heading: None, label: row.label(), says: String::new(), bars })
     });
-    Bars { blocks, tick: units::micros, describes: "Bars of downtime by guest and engine".to_owned() }
+    Bars {
+        blocks,
+        tick: units::micros,
+        describes: "Bars of downtime by guest, engine and client".to_owned(),
+        named: true,
+    }
 }
 
 /// Total time, against what plain TCP would take.
@@ -75,7 +80,7 @@ pub fn total(summary: &Summary<'_>) -> Bars {
         });
         Some(Block {
             heading: None,
-            label: row.strategy.name().to_owned(),
+            label: row.label(),
             says: units::micros(spread.median),
             bars: vec![Bar {
                 value: spread.median,
@@ -83,10 +88,11 @@ pub fn total(summary: &Summary<'_>) -> Bars {
                 title: title(row, "total time", &spread, units::micros),
                 dots: dots(row, |run| run.total_us, units::micros),
                 mark,
+                name: None,
             }],
         })
     });
-    Bars { blocks, tick: units::micros, describes: "Bars of total migration time".to_owned() }
+    Bars { blocks, tick: units::micros, describes: "Bars of total migration time".to_owned(), named: false }
 }
 
 /// Bytes sent, against the guest's memory.
@@ -97,7 +103,7 @@ pub fn sent(summary: &Summary<'_>) -> Bars {
         let said = dots(row, |run| Some(run.moved.bytes_sent), units::bytes);
         Some(Block {
             heading: None,
-            label: row.strategy.name().to_owned(),
+            label: row.label(),
             says: units::bytes(spread.median),
             bars: vec![Bar {
                 value: mebibytes(spread.median),
@@ -105,61 +111,19 @@ pub fn sent(summary: &Summary<'_>) -> Bars {
                 title: title(row, "sent", &spread, units::bytes),
                 dots: said.into_iter().map(|(value, title)| (mebibytes(value), title)).collect(),
                 mark: Some((mebibytes(memory), format!("the guest's memory: {}", units::bytes(memory)))),
+                name: None,
             }],
         })
     });
-    Bars { blocks, tick: |mebibytes| format!("{mebibytes} MiB"), describes: "Bars of bytes sent".to_owned() }
+    Bars {
+        blocks,
+        tick: |mebibytes| format!("{mebibytes} MiB"),
+        describes: "Bars of bytes sent".to_owned(),
+        named: false,
+    }
 }
 
 /// The unit of the byte axis, so that its ticks are round.
 fn mebibytes(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
-}
-
-/// The rounds of one run: pages sent, and pages the guest wrote meanwhile. The last row is what was left for the
-/// switchover.
-pub fn rounds(run: &Run) -> Bars {
-    let bar = |value: u64, look: &str, title: String| Bar {
-        value,
-        class: format!("s-{}{look}", run.strategy.name()),
-        title,
-        dots: Vec::new(),
-        mark: None,
-    };
-    let mut blocks: Vec<Block> = Vec::new();
-    for (i, round) in run.moved.rounds.iter().enumerate() {
-        let (pages, dirtied) = (units::count(round.pages), units::count(round.dirtied_pages));
-        let time = units::micros(round.duration_us);
-        blocks.push(Block {
-            heading: None,
-            label: format!("round {i}"),
-            says: format!("{pages} sent, {dirtied} written, {time}"),
-            bars: vec![
-                bar(round.pages, "", format!("round {i} sent {pages} pages in {time}")),
-                bar(round.dirtied_pages, " pale", format!("in round {i} the guest wrote {dirtied} pages")),
-            ],
-        });
-    }
-    let left = run.moved.pages_sent.saturating_sub(run.moved.rounds.iter().map(|round| round.pages).sum());
-    let pages = units::count(left);
-    blocks.push(Block {
-        heading: None,
-        label: "switchover".to_owned(),
-        says: format!("{pages} sent, the guest stands still"),
-        bars: vec![bar(left, "", format!("the switchover sent {pages} pages"))],
-    });
-    Bars {
-        blocks,
-        tick: short_count,
-        describes: "Pages sent and written in each round of pre-copy".to_owned(),
-    }
-}
-
-/// A count as an axis says it: `10k`.
-fn short_count(count: u64) -> String {
-    match count {
-        0..1_000 => count.to_string(),
-        1_000..1_000_000 => format!("{}k", units::digits(count as f64 / 1e3)),
-        _ => format!("{}M", units::digits(count as f64 / 1e6)),
-    }
 }

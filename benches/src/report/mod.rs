@@ -2,12 +2,22 @@
 
 mod bars;
 mod charts;
+mod curves;
 mod facts;
 mod faults;
+mod figures;
+mod histogram;
 mod page;
 mod parts;
+mod positions;
+mod response;
+mod rounds;
 mod runs;
 mod scale;
+mod summary_table;
+#[cfg(test)]
+mod synthetic;
+mod timeline;
 
 use std::{
     fs,
@@ -19,7 +29,8 @@ use anyhow::{Context, Result};
 
 use crate::{
     command::Render,
-    results::{self, Results},
+    results::{self, Results, TimelineFile, Timelines},
+    summary::Summary,
 };
 
 /// `ferry-bench report FILE`.
@@ -28,21 +39,23 @@ use crate::{
 /// If the file is not one of ours, or the page cannot be written.
 pub fn render_again(options: &Render) -> Result<ExitCode> {
     let results = results::read(&options.file)?;
-    let page = write(&results, &options.out)?;
+    let page = write(&results, &options.file, &options.out)?;
     println!("{}", page.display());
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the page into a folder, and says where.
+/// Writes the page into a folder, and says where. The requests of clients are read from beside the results file.
 ///
 /// # Errors
-/// If it cannot be written.
-pub fn write(results: &Results, folder: &Path) -> Result<PathBuf> {
+/// If it cannot be written, or what lies beside the results file is no timeline.
+pub fn write(results: &Results, results_path: &Path, folder: &Path) -> Result<PathBuf> {
+    let wanted = timeline::wanted(&Summary::of(results), results);
+    let timelines = Timelines::read(&TimelineFile::beside(results_path), |run| wanted.contains(&run))?;
     fs::create_dir_all(folder)
         .with_context(|| format!("make the folder {}", folder.display()))
         .context("choose another with --out")?;
     let path = folder.join("index.html");
-    results::write_whole(&path, page::draw(results).into_string().as_bytes())?;
+    results::write_whole(&path, page::draw(results, &timelines).into_string().as_bytes())?;
     Ok(path)
 }
 
@@ -75,15 +88,22 @@ pub(crate) fn client(downtime_us: u64) -> results::ClientReport {
     }
 }
 
+/// The same with a client in each run, and its requests.
+#[cfg(test)]
+pub(crate) fn fixture_with_client() -> (Results, Timelines) {
+    synthetic::with_client(fixture())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_page_is_whole_and_needs_nothing_else() {
-        let page = page::draw(&fixture()).into_string();
+        let (results, timelines) = fixture_with_client();
+        let page = page::draw(&results, &timelines).into_string();
         assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"));
-        for outside in ["http://", "https://", "src=", "@import", "<script"] {
+        for outside in ["http://", "https://", "src=", "@import", "url("] {
             assert!(!page.replace("http://www.w3.org/2000/svg", "").contains(outside), "{outside}");
         }
         for words in [
@@ -92,6 +112,8 @@ mod tests {
             "Total time",
             "Rounds",
             "Page faults",
+            "Response time, request by request",
+            "by client",
             "<title>",
             "prefers-color-scheme",
         ] {
@@ -107,10 +129,19 @@ mod tests {
             run.outcome = crate::results::RunOutcome::Failed;
             run.error = Some("<b>no</b> such link".to_owned());
         }
-        let page = page::draw(&results).into_string();
+        let page = page::draw(&results, &Timelines::default()).into_string();
         assert!(page.contains("&lt;b&gt;no") && !page.contains("NaN"));
         results.runs.clear();
-        assert!(page::draw(&results).into_string().contains("nothing was measured"));
+        assert!(page::draw(&results, &Timelines::default()).into_string().contains("nothing was measured"));
+    }
+
+    #[test]
+    fn without_a_client_its_pictures_are_left_out_and_the_reason_is_said() {
+        let page = page::draw(&fixture(), &Timelines::default()).into_string();
+        assert!(page.contains("no client asked the guest") && !page.contains("<script"));
+        let (results, _) = fixture_with_client();
+        let page = page::draw(&results, &Timelines::default()).into_string();
+        assert!(page.contains("no timeline.csv") && page.contains("Throughput during"));
     }
 
     #[test]
@@ -119,7 +150,7 @@ mod tests {
         let mut more = results.runs.clone();
         more.iter_mut().for_each(|run| run.workload.dirty_rate_pages_per_second = 50_000);
         results.runs.extend(more);
-        let page = page::draw(&results).into_string();
+        let page = page::draw(&results, &Timelines::default()).into_string();
         assert!(page.contains("50\u{202f}000/s") && page.contains("10\u{202f}000/s"));
     }
 }

@@ -2,20 +2,22 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::{bars::Bars, charts, facts, faults, parts, runs};
+use super::{curves, facts, figures, runs, summary_table, timeline::Panels};
 use crate::{
-    results::Results,
-    statistics::Spread,
-    summary::{Row, Summary, describe},
-    table, units,
+    results::{Results, Timelines},
+    summary::{Client, Summary, describe},
+    table,
     verdict::{self, Verdict},
 };
 
 const STYLE: &str = include_str!("style.css");
+/// Works without any network, and the page works without it.
+const HOVER: &str = include_str!("hover.js");
 
 /// All of it.
-pub fn draw(results: &Results) -> Markup {
+pub fn draw(results: &Results, timelines: &Timelines) -> Markup {
     let summary = Summary::of(results);
+    let panels = Panels::of(&summary, results, timelines);
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -30,14 +32,20 @@ pub fn draw(results: &Results) -> Markup {
                 main {
                     h1 { "What moving a running VM costs" }
                     (answer(&summary))
-                    (table(&summary))
+                    (summary_table::draw(&summary))
                     (notes(&summary))
                     @if summary.rows.iter().any(|row| row.measured().next().is_some()) {
-                        (charts(&summary))
+                        @match &panels {
+                            Some(panels) => (panels.draw()),
+                            None => (no_timeline(&summary)),
+                        }
+                        @if let Some(curves) = curves::draw(&summary) { (curves) }
+                        (figures::draw(&summary))
                     }
                     (runs::draw(results))
                     section { h2 { "Where and how" } (facts::draw(&results.host)) (clocks()) }
                 }
+                @if panels.is_some() { script { (PreEscaped(HOVER)) } }
             }
         }
     }
@@ -68,73 +76,6 @@ fn answer(summary: &Summary<'_>) -> Markup {
     }
 }
 
-fn table(summary: &Summary<'_>) -> Markup {
-    let names = [
-        "Strategy",
-        "Downtime by guest",
-        "Downtime by engine",
-        "Total",
-        "Sent",
-        "Of limit",
-        "Rounds",
-        "Faults p50 / p99",
-        "Verified",
-    ];
-    html! {
-        table.summary {
-            thead { tr { @for name in names { th scope="col" { (name) } } } }
-            tbody {
-                @for (workload, rows) in summary.groups() {
-                    @if let Some(name) = summary.name_of(&workload) {
-                        tr.group { th colspan=(names.len()) { (name) } }
-                    }
-                    @for row in rows {
-                        tr {
-                            @for (name, cell) in names.into_iter().zip(cells(row)) {
-                                td data-label=(name) { span { (cell) } }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn cells(row: &Row<'_>) -> [Markup; 9] {
-    let time = |spread: Option<Spread>| {
-        html! {
-            @match spread {
-                None => "–",
-                Some(spread) => {
-                    (units::micros(spread.median))
-                    @if !spread.is_point() { small { (units::micros_range(&spread)) } }
-                }
-            }
-        }
-    };
-    let faults = html! {
-        @match row.faults() {
-            None => "–",
-            Some((count, p50, p99)) => {
-                (p50.median) " / " (units::micros(p99.median)) small { (units::count(count.median)) " faults" }
-            }
-        }
-    };
-    let plain = |text: Option<String>| html! { (text.unwrap_or_else(|| "–".to_owned())) };
-    [
-        html! { strong { i class=(format!("swatch s-{}", row.strategy.name())) {} (row.strategy) } },
-        time(row.downtime_guest()),
-        time(row.downtime_engine()),
-        time(row.total()),
-        plain(row.bytes().map(|spread| units::bytes(spread.median))),
-        plain(row.percent_of_limit().map(|spread| format!("{} %", spread.median))),
-        plain(row.rounds().map(|spread| spread.median.to_string())),
-        faults,
-        plain(Some(table::verdict(row))),
-    ]
-}
-
 fn notes(summary: &Summary<'_>) -> Markup {
     html! {
         @for note in table::notes(summary) {
@@ -145,71 +86,19 @@ fn notes(summary: &Summary<'_>) -> Markup {
     }
 }
 
-fn charts(summary: &Summary<'_>) -> Markup {
-    let log = |bars: &Bars| {
-        if bars.scale().is_log() { " Log scale: each line is ten times the one before." } else { "" }
-    };
-    let (downtime, total, sent) = (charts::downtime(summary), charts::total(summary), charts::sent(summary));
+/// Why there is no picture of requests.
+fn no_timeline(summary: &Summary<'_>) -> Markup {
+    let had_client = summary.rows.iter().any(|row| Client::of(row).is_there());
     html! {
-        section.charts {
-            figure {
-                h2 { "Downtime" }
-                (downtime.draw())
-                figcaption {
-                    "How long the guest stood still. Solid: by the guest's own clock; pale: by the engine's. Bars are "
-                    "medians, dots single runs." (log(&downtime))
-                }
-            }
-            figure {
-                h2 { "Downtime in its parts" }
-                (parts::draw(summary))
-                (parts::legend(summary))
-                figcaption { "Shares of the engine's downtime, in the run of the median; each bar has its own scale." }
-            }
-            figure {
-                h2 { "Total time" }
-                (total.draw())
-                figcaption {
-                    "From the command until the source is free of duty. The mark: what plain TCP takes for that memory."
-                    (log(&total))
-                }
-            }
-            figure {
-                h2 { "Sent" }
-                (sent.draw())
-                figcaption { "Bytes on the wire. The mark: the guest's memory." (log(&sent)) }
-            }
-            @for row in &summary.rows {
-                @if let Some(run) = row.median_run().filter(|run| !run.moved.rounds.is_empty()) {
-                    @let bars = charts::rounds(run);
-                    figure {
-                        h2 { "Rounds" (of(summary, row)) }
-                        (bars.draw())
-                        figcaption {
-                            "Solid: pages sent; pale: pages the guest wrote meanwhile, which have to go again. The run of "
-                            "the median." (log(&bars))
-                        }
-                    }
-                }
-                @if let (Some(picture), Some((count, p50, p99))) = (faults::draw(row), row.faults()) {
-                    figure {
-                        h2 { "Page faults" (of(summary, row)) }
-                        (picture)
-                        figcaption {
-                            "How long the guest waited for a missing page, all runs together: half of the faults up to "
-                            (units::micros(p50.median)) ", 99 % up to " (units::micros(p99.median)) "; "
-                            (units::count(count.median)) " a run."
-                        }
-                    }
-                }
+        p.note {
+            @if had_client {
+                "No picture of single requests: there is no timeline.csv with them beside the results file."
+            } @else {
+                "No pictures of response times: no client asked the guest while it moved. It takes a network of namespaces (root, "
+                "or a kernel that permits user namespaces) and KVM; `ferry doctor` says what this host permits."
             }
         }
     }
-}
-
-fn of(summary: &Summary<'_>, row: &Row<'_>) -> String {
-    let name = summary.name_of(&row.workload).map(|name| format!(", {name}")).unwrap_or_default();
-    format!(" of {}{name}", row.strategy)
 }
 
 fn clocks() -> Markup {
@@ -222,7 +111,8 @@ fn clocks() -> Markup {
             "the rehearsals before the rounds, are stalls, and the longest is kept beside it. The engine's: from "
             "the word to pause at the source to the first vCPU entering the guest at the destination. The guest "
             "sees more where its first step needs pages that are not there yet, and less where the engine waits "
-            "before the guest is stopped."
+            "before the guest is stopped. The client's: from the last answer to a request before the switchover to the first one "
+            "after it, by a clock that neither side owns."
         }
     }
 }

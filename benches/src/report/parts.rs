@@ -50,7 +50,7 @@ pub fn draw(summary: &Summary<'_>) -> Markup {
                     text.heading x="4" y=(px(top + 17.0)) { (heading) }
                     ({ top += HEADING; "" })
                 }
-                text.label x="4" y=(px(top + 15.0)) { (row.strategy) }
+                text.label x="4" y=(px(top + 15.0)) { (row.label()) }
                 text.value x=(px(WIDTH - 4.0)) y=(px(top + 15.0)) text-anchor="end" {
                     (units::micros(values.iter().sum())) " by the engine"
                 }

@@ -2,17 +2,19 @@
 
 mod client;
 mod file;
+mod phases;
 mod run;
 mod timeline;
 
 pub use client::{Brownout, ClientReport, Percentiles, ResponseTimes, UdpReport};
 pub use file::{ResultsFile, read, write_whole};
+pub use phases::{Phase, Phases};
 pub use run::{ENGINE, PageFaults, Run, RunOutcome};
-pub use timeline::TimelineFile;
+pub use timeline::{Kind, Request, TimelineFile, Timelines};
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::HostFacts;
+use crate::{host::HostFacts, plan::Plan};
 
 /// The version of the file. What another version means is not guessed.
 pub const SCHEMA: &str = "ferry-bench/1";
@@ -26,14 +28,17 @@ pub struct Results {
     pub complete: bool,
     /// Where and when.
     pub host: HostFacts,
+    /// What was to be measured; nothing in files of a ferry-bench that did not say.
+    #[serde(default)]
+    pub plan: Option<Plan>,
     /// One object a run, in the order in which they were made.
     pub runs: Vec<Run>,
 }
 
 impl Results {
     /// None yet.
-    pub fn new(host: HostFacts) -> Results {
-        Results { schema: SCHEMA.to_owned(), complete: false, host, runs: Vec::new() }
+    pub fn new(host: HostFacts, plan: Plan) -> Results {
+        Results { schema: SCHEMA.to_owned(), complete: false, host, plan: Some(plan), runs: Vec::new() }
     }
 
     /// Whether any run went wrong: a figure is missing, or memory was.

@@ -7,8 +7,11 @@ use migrator::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::ClientReport;
-use crate::{gaps::Seen, plan::Workload};
+use super::{ClientReport, Phases};
+use crate::{
+    gaps::{GapHistogram, Seen},
+    plan::Workload,
+};
 
 /// The engine of all runs so far; others will stand beside it.
 pub const ENGINE: &str = "ferry";
@@ -102,6 +105,12 @@ pub struct Run {
     pub page_faults: PageFaults,
     /// Pages the guest found that were not as it had left them.
     pub guest_errors: Option<u64>,
+    /// How long the gaps were that the guest saw during the migration, the switchover among them.
+    #[serde(default)]
+    pub guest_gaps: Option<GapHistogram>,
+    /// When the phases were, on the axis of the client's requests; nothing where there was no client.
+    #[serde(default)]
+    pub phases: Option<Phases>,
     /// What the source's process takes beside the guest's memory.
     pub overhead_bytes: Option<u64>,
     /// What a plain TCP sender and receiver moved in this pass, between processes like the VMs'.
@@ -134,6 +143,8 @@ impl Run {
             total_us: None,
             page_faults: PageFaults::default(),
             guest_errors: None,
+            guest_gaps: None,
+            phases: None,
             overhead_bytes: None,
             limit_bytes_per_second: None,
             host_overloaded: false,

@@ -7,8 +7,8 @@ use anyhow::Result;
 use crate::{
     interrupt,
     network::{GUEST_ADDRESS, Network, Side},
-    probe::{self, MigrationWindow, Probe, ProbeConfig, Recording},
-    results::ClientReport,
+    probe::{self, MigrationWindow, Probe, ProbeConfig},
+    results::{Phases, Request, Run},
 };
 
 /// How long it asks before the migration, and after it: a thousand requests each, for percentiles that mean something.
@@ -32,10 +32,13 @@ impl Client {
         Ok(Client { probe })
     }
 
-    /// Lets it ask for a while longer, and says what it saw: in figures, and request by request.
-    pub fn finish(self, window: &MigrationWindow) -> (ClientReport, Recording) {
+    /// Lets it ask for a while longer, and notes what it saw. Returns its requests, on the axis of the run's phases.
+    pub fn finish(self, window: &MigrationWindow, run: &mut Run) -> Vec<Request> {
         thread::sleep(BESIDE);
         let recording = self.probe.finish();
-        (probe::report(&recording, window), recording)
+        run.client = Some(probe::report(&recording, window));
+        run.phases = Phases::of(window, run);
+        let Some(origin_ns) = Phases::origin_ns(window, run) else { return Vec::new() };
+        Request::all_of(&recording, origin_ns)
     }
 }

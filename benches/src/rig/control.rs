@@ -40,6 +40,8 @@ pub struct Guest {
     pub tsc_now: u64,
     /// Steps that took long.
     pub gaps: Vec<Gap>,
+    /// How many steps took 2^i to 2^(i+1) ticks, since the guest began to count.
+    pub gap_histogram: Vec<u64>,
 }
 
 /// What a check of all its memory found.

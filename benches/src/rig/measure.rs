@@ -14,13 +14,13 @@ use super::{
     ferry::Vm,
 };
 use crate::{
-    gaps::{self, Gap, Window},
+    gaps::{self, Gap, GapHistogram, Window},
     host::{CpuTimes, Load, WarmMemory},
     interrupt,
     network::Network,
     plan::Step,
     probe::{MigrationWindow, now_ns},
-    results::{Run, TimelineFile},
+    results::{Request, Run},
 };
 
 /// How long the guest writes at its rate before it is moved: its working set is then in use.
@@ -47,8 +47,6 @@ pub struct Rig<'a> {
     pub network: Option<&'a Network>,
     /// A client asks the guest while it moves, over that network.
     pub has_client: bool,
-    /// Where its records go, request by request.
-    pub timeline: Option<&'a TimelineFile>,
 }
 
 impl<'a> Rig<'a> {
@@ -58,11 +56,12 @@ impl<'a> Rig<'a> {
     }
 }
 
-/// Moves a guest once, in memory that is held warm and is let go of as it is needed. Into `run` goes what is known, also if not all of it could be measured.
+/// Moves a guest once, in memory that is held warm and is let go of as it is needed. Into `run` goes what is
+/// known, also if not all of it could be measured. Returns the client's requests, if there was one.
 ///
 /// # Errors
 /// If the run did not come to its end; the reason belongs into its `error`.
-pub fn measure(rig: &Rig<'_>, step: &Step, memory: &mut WarmMemory, run: &mut Run) -> Result<()> {
+pub fn measure(rig: &Rig<'_>, step: &Step, memory: &mut WarmMemory, run: &mut Run) -> Result<Vec<Request>> {
     let before = Load::look();
     memory.release_source();
     let mut sides = Sides::start(rig, step)?;
@@ -90,17 +89,11 @@ pub fn measure(rig: &Rig<'_>, step: &Step, memory: &mut WarmMemory, run: &mut Ru
     (run.host_overloaded, run.others_cpu_percent) = (load.is_overload(), load.others_percent);
     run.record(report);
     // Before the guest checks its memory, which takes it a while.
-    if let Some(client) = client {
-        let (seen, recording) = client.finish(&window);
-        run.client = Some(seen);
-        if let Some(timeline) = rig.timeline {
-            timeline.add(step, &window, &recording)?;
-        }
-    }
+    let requests = client.map(|client| client.finish(&window, run)).unwrap_or_default();
     if run.is_measured() {
         sides.ask_the_guest(&began, handover, run)?;
     }
-    Ok(())
+    Ok(requests)
 }
 
 /// Source and destination. Both processes end when this is dropped.
@@ -184,6 +177,7 @@ impl Sides {
         let stood_still_us = parts.total_us() - parts.pause - parts.start;
         let window = Window { begin_tsc: began.tsc_now, end_tsc: guest.tsc_now, at_source, stood_still_us };
         run.record_guest(gaps::seen(&gaps, &window));
+        run.guest_gaps = GapHistogram::between(&began.gap_histogram, &guest.gap_histogram, guest.tsc_khz);
         let check = destination.check().context("have the guest check its memory")?;
         run.record_check(check.errors);
         if check.errors > 0 {

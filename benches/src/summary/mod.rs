@@ -1,7 +1,9 @@
 //! Runs reduced to rows: one for each arm, with medians and spreads. Nothing is shown that is not here.
 
+mod client;
 mod row;
 
+pub use client::{Client, Sums};
 pub use row::{Row, Verified};
 
 use crate::{plan::Workload, results::Results, statistics::Spread, units};
@@ -22,11 +24,12 @@ impl<'a> Summary<'a> {
     pub fn of(results: &'a Results) -> Summary<'a> {
         let mut rows: Vec<Row<'a>> = Vec::new();
         for run in &results.runs {
-            let known =
-                rows.iter_mut().find(|row| (row.strategy, row.workload) == (run.strategy, run.workload));
-            match known {
+            let (engine, strategy, workload) = (run.engine.as_str(), run.strategy, run.workload);
+            let is_its =
+                |row: &&mut Row<'_>| (row.engine, row.strategy, row.workload) == (engine, strategy, workload);
+            match rows.iter_mut().find(is_its) {
                 Some(row) => row.runs.push(run),
-                None => rows.push(Row { strategy: run.strategy, workload: run.workload, runs: vec![run] }),
+                None => rows.push(Row { engine, strategy, workload, runs: vec![run] }),
             }
         }
         let simulated = results.host.simulated_because.as_deref();
@@ -76,6 +79,9 @@ impl<'a> Summary<'a> {
         if differs(&|w| u64::from(w.vcpus)) {
             words.push(format!("{} vCPU", workload.vcpus));
         }
+        if differs(&|w| w.link.map_or(0, u64::from)) {
+            words.push(workload.link.map_or_else(|| "no limit".to_owned(), |link| link.to_string()));
+        }
         (!words.is_empty()).then(|| words.join(", "))
     }
 }
@@ -89,7 +95,12 @@ pub fn describe(workload: &Workload) -> String {
         }
     };
     let vcpus = if workload.vcpus == 1 { "1 vCPU".to_owned() } else { format!("{} vCPUs", workload.vcpus) };
-    format!("{} of {} memory, {vcpus}, {rate}", units::bytes(workload.memory_bytes), workload.fill.name())
+    let link = workload.link.map(|link| format!(", over a link of {link}/s")).unwrap_or_default();
+    format!(
+        "{} of {} memory, {vcpus}, {rate}{link}",
+        units::bytes(workload.memory_bytes),
+        workload.fill.name()
+    )
 }
 
 #[cfg(test)]

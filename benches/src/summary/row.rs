@@ -4,13 +4,15 @@ use migrator::strategy::Strategy;
 
 use crate::{
     plan::Workload,
-    results::{Run, RunOutcome},
+    results::{ENGINE, Run, RunOutcome},
     statistics::Spread,
 };
 
 /// One arm.
 #[derive(Debug)]
 pub struct Row<'a> {
+    /// By which engine.
+    pub engine: &'a str,
     /// How.
     pub strategy: Strategy,
     /// What.
@@ -31,6 +33,19 @@ pub enum Verified {
 }
 
 impl<'a> Row<'a> {
+    /// Its name in tables and pictures: the strategy, and the engine if it is another's.
+    pub fn label(&self) -> String {
+        match self.is_ours() {
+            true => self.strategy.name().to_owned(),
+            false => format!("{} {}", self.engine, self.strategy),
+        }
+    }
+
+    /// Ferry moved it.
+    pub fn is_ours(&self) -> bool {
+        self.engine == ENGINE
+    }
+
     /// The runs whose figures count.
     pub fn measured(&self) -> impl Iterator<Item = &'a Run> {
         self.runs.iter().copied().filter(|run| run.is_measured())
