@@ -8,7 +8,7 @@ use std::{
 use guest_images::pulse;
 use migrator::kvm_vm::KvmVm;
 use telemetry::{CHECK_REQUEST_ADDRESS, Snapshot, TELEMETRY_ADDRESS, TELEMETRY_BYTES};
-use vmm::{Backing, CpuModel, VmConfig};
+use vmm::{Backend, Backing, CpuModel, DeviceConfig, VmConfig};
 
 /// How long a guest may take for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,9 +18,23 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Panics
 /// If it does not come up.
 pub fn boot(memory_bytes: u64, vcpus: u8, options: &str) -> KvmVm {
-    let config = VmConfig { memory_bytes, vcpus, backing: Backing::Anonymous, devices: Vec::new() };
+    boot_with(memory_bytes, vcpus, options, Vec::new(), Vec::new())
+}
+
+/// As [`boot`], with devices, and what they need of this host.
+///
+/// # Panics
+/// If it does not come up.
+pub fn boot_with(
+    memory_bytes: u64,
+    vcpus: u8,
+    options: &str,
+    devices: Vec<DeviceConfig>,
+    backends: Vec<Backend>,
+) -> KvmVm {
+    let config = VmConfig { memory_bytes, vcpus, backing: Backing::Anonymous, devices };
     let mut vm =
-        KvmVm::new("pulse", &config, &CpuModel::host().expect("a CPU"), Vec::new()).expect("a machine");
+        KvmVm::new("pulse", &config, &CpuModel::host().expect("a CPU"), backends).expect("a machine");
     let line = format!("pulse vcpus={vcpus} {options}");
     vm.machine_mut().boot(pulse::IMAGE, &line, None).expect("pulse boots");
     vm.machine_mut().start();

@@ -39,12 +39,30 @@ impl Try {
     /// # Panics
     /// If there is no port to listen on.
     pub fn run(self, source: &mut KvmVm) -> (Report, Result<KvmVm, ReceiveError<KvmVm>>) {
+        self.run_with(source, KvmHost::default(), |destination| destination())
+    }
+
+    /// As [`Try::run`], to a machine that `host` makes; `enter` calls what it is given, wherever the destination is.
+    ///
+    /// # Panics
+    /// If there is no port to listen on.
+    pub fn run_with(
+        self,
+        source: &mut KvmVm,
+        mut host: KvmHost,
+        enter: impl FnOnce(Box<dyn FnOnce() + Send + '_>) + Send,
+    ) -> (Report, Result<KvmVm, ReceiveError<KvmVm>>) {
         let address: Address = "tcp://127.0.0.1:0".parse().expect("an address");
         let (mut acceptor, address) = address.listen().expect("a free port");
         let stop = Interrupt::default();
         thread::scope(|scope| {
             let destination = scope.spawn(|| {
-                receive(&mut KvmHost::default(), &mut *acceptor, &stop, |_| ()).map(|arrival| arrival.vm)
+                let mut arrived = None;
+                enter(Box::new(|| {
+                    let received = receive(&mut host, &mut *acceptor, &stop, |_| ());
+                    arrived = Some(received.map(|arrival| arrival.vm));
+                }));
+                arrived.expect("`enter` calls what it is given")
             });
             let connector = address.connector();
             let report =

@@ -158,6 +158,9 @@ struct KvmNetwork(Vec<NetPort>);
 /// A bridge learns from the first frame, a chain of switches from as many; what was under way then has come after this.
 const LEARNING_TIME: Duration = Duration::from_millis(50);
 
+/// A kernel puts off by a second at most what it does about cables.
+const CARRIER_PATIENCE: Duration = Duration::from_millis(1500);
+
 impl Network for KvmNetwork {
     fn take_frame(&self, frame: &mut [u8]) -> Result<Option<(u16, usize)>, VmError> {
         for (number, port) in self.0.iter().enumerate() {
@@ -314,7 +317,15 @@ impl KvmHost {
         let backend = |device: &DeviceConfig| match device {
             DeviceConfig::Net { .. } => {
                 let name = taps.next().expect("as many taps as cards");
-                Tap::open(name).map(Backend::Net).map_err(VmError::new("connect its network"))
+                let tap = Tap::open(name).map_err(VmError::new("connect its network"))?;
+                // Until then the network would lose what it sends to the guest's new place.
+                if !tap
+                    .wait_until_forwarding(CARRIER_PATIENCE)
+                    .map_err(VmError::new("ask for a tap's state"))?
+                {
+                    tracing::warn!(tap = name, "the tap is not up: the guest will not be reached by it");
+                }
+                Ok(Backend::Net(tap))
             }
             DeviceConfig::Rng => Ok(Backend::Rng),
             DeviceConfig::Console => Ok(Backend::Console),

@@ -181,11 +181,11 @@ pub trait MissingPages: Send + Sync {
 /// What the guest sends is sent by the side that took it from the guest, before the pause is complete. What is sent to
 /// the guest waits in the host's queue while the guest stands still.
 pub trait Network: Send + Sync {
-    /// Takes the next frame for a guest that was given up, into `frame`. Returns the guest's port and the frame's length;
+    /// Takes the next frame for a guest that stands still, into `frame`. Returns the guest's port and the frame's length;
     /// `None` if no frame waits.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// Whatever the system says; and that the guest runs, for then its frames are its own.
     fn take_frame(&self, frame: &mut [u8]) -> Result<Option<(u16, usize)>, VmError>;
 
     /// Waits until a frame has come, at most this long.

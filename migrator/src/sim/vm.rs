@@ -294,6 +294,9 @@ impl GuestPages for Shared {
 
 impl Network for Shared {
     fn take_frame(&self, frame: &mut [u8]) -> Result<Option<(u16, usize)>, VmError> {
+        if self.lock().running {
+            return Err(VmError { operation: "take a frame", source: "the guest runs".into() });
+        }
         Ok(self.network.lock().take().map(|number| (0, network::encode(number, frame))))
     }
 

@@ -1,15 +1,22 @@
-//! Frames of the guest's network that still come to this host once the guest was given up: they are carried over.
+//! Frames of the guest's network that come to this host from the pause on: they are carried over.
 //!
-//! Until the network has learned where the guest is now, its frames reach the source. They have waited in the host's
-//! queue since the pause, so none is lost if the guest runs on here; once it does not, they go to the destination in
-//! their order. One that is lost costs a TCP client 200 ms, many times the downtime.
+//! ```text
+//!        pause             handover              the network has learned
+//! ──────────┼─────────────────┼─────────────────────────┼─────►
+//!  to the   │ carried, and    │ carried                 │ to the guest,
+//!  guest    │ kept meanwhile  │                         │ over there
+//! ```
+//! What came before the handover lies at the destination when the guest starts, ahead of all that comes there. If the
+//! guest runs on here after all, it gets here what was kept. A frame that is lost, or overtaken, costs a TCP client up to
+//! 200 ms, many times the downtime.
 
 use std::{
+    error::Error,
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, Sender, channel},
+        atomic::{AtomicU8, Ordering},
+        mpsc::{Sender, channel},
     },
     thread::{Builder, JoinHandle},
     time::{Duration, Instant},
@@ -19,103 +26,210 @@ use zerocopy::IntoBytes;
 
 use crate::{
     protocol::{MAX_NETWORK_FRAME_BYTES, NETWORK_HEADER_BYTES, NetworkHeader},
+    report::in_words,
     transport::Wire,
-    vm::Network,
+    vm::{Network, VmError},
 };
 
 /// How long frames are waited for at once.
 const TICK: Duration = Duration::from_millis(5);
 /// How long frames are carried for a destination that does not say that it runs the guest.
 const IN_DOUBT_LIMIT: Duration = Duration::from_secs(5);
+/// What is kept for a guest that may run on here, at the most: what comes after it waits in the host's queue.
+const MAX_KEPT_BYTES: usize = 16 << 20;
 
-/// Carries frames, from the handover on.
+/// Whose the frames are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
+#[repr(u8)]
+enum Stage {
+    /// The guest stands still, and may run on here.
+    Paused,
+    /// It was given up.
+    HandedOver,
+    /// It runs at the destination, which has told the network so.
+    Announced,
+    /// It runs on here.
+    CalledOff,
+}
+
+impl Stage {
+    fn of(word: u8) -> Stage {
+        [Stage::Paused, Stage::HandedOver, Stage::Announced]
+            .into_iter()
+            .find(|&stage| stage as u8 == word)
+            .unwrap_or(Stage::CalledOff)
+    }
+}
+
+/// Carries frames, from the pause on.
 pub(crate) struct Carrier {
-    begin: Sender<()>,
-    announced: Arc<AtomicBool>,
-    thread: JoinHandle<u64>,
+    begin: Option<Sender<()>>,
+    stage: Arc<AtomicU8>,
+    thread: Option<JoinHandle<u64>>,
 }
 
 impl Carrier {
     /// Makes it ready. Nothing is taken from the host's queue yet.
     pub fn spawn(wire: Box<dyn Wire>, network: Arc<dyn Network>) -> io::Result<Carrier> {
         let (begin, wait) = channel();
-        let announced = Arc::new(AtomicBool::new(false));
-        let heard = announced.clone();
-        let thread =
-            Builder::new().name("carrier".to_owned()).spawn(move || carry(wire, &*network, &wait, &heard))?;
-        Ok(Carrier { begin, announced, thread })
-    }
-
-    /// The guest was given up: whatever reaches this host is the destination's.
-    pub fn begin(&self) {
-        // If the thread is gone, it has panicked, and joining it says so.
-        self.begin.send(()).ok();
-    }
-
-    /// The destination has told the network that the guest is there.
-    pub fn announced(&self) {
-        self.announced.store(true, Ordering::Release);
+        let stage = Arc::new(AtomicU8::new(Stage::Paused as u8));
+        let seen = stage.clone();
+        let thread = Builder::new().name("carrier".to_owned()).spawn(move || {
+            let mut cargo = Cargo { wire, network, stage: seen, kept: Vec::new(), kept_bytes: 0, carried: 0 };
+            match wait.recv() {
+                Ok(()) => cargo.carry(),
+                // The guest never stood still.
+                Err(_) => 0,
+            }
+        })?;
+        Ok(Carrier { begin: Some(begin), stage, thread: Some(thread) })
     }
 
     /// Waits until the network has learned. Returns how many frames were carried.
-    pub fn finish(self) -> u64 {
-        drop(self.begin);
-        self.thread.join().unwrap_or_default()
+    pub fn finish(mut self) -> u64 {
+        self.end()
+    }
+
+    fn end(&mut self) -> u64 {
+        drop(self.begin.take());
+        let undecided = Stage::Paused as u8;
+        let called_off = Stage::CalledOff as u8;
+        // Whatever else was decided stays so.
+        self.stage.compare_exchange(undecided, called_off, Ordering::AcqRel, Ordering::Acquire).ok();
+        self.thread.take().map_or(0, |thread| thread.join().unwrap_or_default())
     }
 }
 
-fn carry(
-    mut wire: Box<dyn Wire>,
-    network: &dyn Network,
-    begin: &Receiver<()>,
-    announced: &AtomicBool,
-) -> u64 {
-    let mut buffer = vec![0; NETWORK_HEADER_BYTES + MAX_NETWORK_FRAME_BYTES];
-    if begin.recv().is_err() {
-        // The guest stays here.
-        return 0;
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        self.end();
     }
-    // A cancel comes too late now.
-    wire.ignore_interrupt();
-    let begun = Instant::now();
-    let mut since_announced = None;
-    let mut carried = 0;
-    loop {
-        match send_waiting(&mut *wire, network, &mut buffer, &mut carried) {
-            Ok(()) => {}
-            Err(error) => {
-                tracing::warn!(
-                    error = crate::report::in_words(&*error),
-                    carried,
-                    "frames are carried no more"
-                );
-                return carried;
+}
+
+/// Carrying of a guest that stands still. When this is dropped before the handover, the guest has back what was kept for
+/// it: so it goes before the guest runs on.
+pub(crate) struct Carrying<'a> {
+    carrier: &'a mut Option<Carrier>,
+    handed_over: bool,
+}
+
+impl<'a> Carrying<'a> {
+    /// The guest stands still.
+    pub fn begin(carrier: &'a mut Option<Carrier>) -> Carrying<'a> {
+        if let Some(begin) = carrier.as_ref().and_then(|carrier| carrier.begin.as_ref()) {
+            // If the thread is gone, it has panicked, and joining it says so.
+            begin.send(()).ok();
+        }
+        Carrying { carrier, handed_over: false }
+    }
+
+    /// The guest was given up: whatever reaches this host is the destination's.
+    pub fn handed_over(&mut self) {
+        self.handed_over = true;
+        self.enter(Stage::HandedOver);
+    }
+
+    /// The destination has told the network that the guest is there.
+    pub fn announced(&mut self) {
+        self.enter(Stage::Announced);
+    }
+
+    fn enter(&self, stage: Stage) {
+        if let Some(carrier) = &*self.carrier {
+            carrier.stage.store(stage as u8, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for Carrying<'_> {
+    fn drop(&mut self) {
+        if !self.handed_over {
+            drop(self.carrier.take());
+        }
+    }
+}
+
+struct Cargo {
+    wire: Box<dyn Wire>,
+    network: Arc<dyn Network>,
+    stage: Arc<AtomicU8>,
+    /// Frames that were sent, for a guest that may run on here.
+    kept: Vec<(u16, Vec<u8>)>,
+    kept_bytes: usize,
+    carried: u64,
+}
+
+impl Cargo {
+    /// Carries frames until the network has learned, or the guest runs on here. Returns how many were carried.
+    fn carry(&mut self) -> u64 {
+        let mut buffer = vec![0; NETWORK_HEADER_BYTES + MAX_NETWORK_FRAME_BYTES];
+        let begun = Instant::now();
+        let mut since_announced: Option<Instant> = None;
+        let mut link_holds = true;
+        loop {
+            let stage = self.stage();
+            match stage {
+                Stage::CalledOff => return self.give_back(),
+                Stage::Paused => {}
+                Stage::HandedOver | Stage::Announced => {
+                    // A cancel comes too late now, and the guest will not run on here.
+                    self.wire.ignore_interrupt();
+                    self.kept.clear();
+                }
             }
+            if link_holds && let Err(error) = self.send_waiting(&mut buffer, stage) {
+                // A destination that is gone, or a guest that runs again: what follows is said by whoever called.
+                tracing::debug!(
+                    error = in_words(&*error),
+                    carried = self.carried,
+                    "no more frames are carried"
+                );
+                link_holds = false;
+            }
+            if stage == Stage::Announced {
+                since_announced.get_or_insert_with(Instant::now);
+            }
+            let learning_time = self.network.learning_time();
+            let has_learned = since_announced.is_some_and(|since| since.elapsed() >= learning_time);
+            let in_doubt = stage == Stage::HandedOver && begun.elapsed() >= IN_DOUBT_LIMIT;
+            if has_learned || in_doubt || (!link_holds && stage != Stage::Paused) {
+                // A destination that is gone needs no last word.
+                self.wire.send(NetworkHeader::end().as_bytes()).ok();
+                return self.carried;
+            }
+            self.network.wait(TICK.min(learning_time));
         }
-        if announced.load(Ordering::Acquire) && since_announced.is_none() {
-            since_announced = Some(Instant::now());
-        }
-        let has_learned = since_announced.is_some_and(|since| since.elapsed() >= network.learning_time());
-        if has_learned || (since_announced.is_none() && begun.elapsed() >= IN_DOUBT_LIMIT) {
-            // A destination that is gone needs no last word.
-            wire.send(NetworkHeader::end().as_bytes()).ok();
-            return carried;
-        }
-        network.wait(TICK.min(network.learning_time()));
     }
-}
 
-/// Sends all frames that wait.
-fn send_waiting(
-    wire: &mut dyn Wire,
-    network: &dyn Network,
-    buffer: &mut [u8],
-    carried: &mut u64,
-) -> Result<(), Box<dyn std::error::Error>> {
-    while let Some((port, len)) = network.take_frame(&mut buffer[NETWORK_HEADER_BYTES..])? {
-        buffer[..NETWORK_HEADER_BYTES].copy_from_slice(NetworkHeader::new(port, len).as_bytes());
-        wire.send(&buffer[..NETWORK_HEADER_BYTES + len])?;
-        *carried += 1;
+    fn stage(&self) -> Stage {
+        Stage::of(self.stage.load(Ordering::Acquire))
     }
-    Ok(())
+
+    /// Sends all frames that wait.
+    fn send_waiting(&mut self, buffer: &mut [u8], stage: Stage) -> Result<(), Box<dyn Error>> {
+        while stage != Stage::Paused || self.kept_bytes < MAX_KEPT_BYTES {
+            let Some((port, len)) = self.network.take_frame(&mut buffer[NETWORK_HEADER_BYTES..])? else {
+                break;
+            };
+            buffer[..NETWORK_HEADER_BYTES].copy_from_slice(NetworkHeader::new(port, len).as_bytes());
+            let message = &buffer[..NETWORK_HEADER_BYTES + len];
+            if stage == Stage::Paused {
+                self.kept.push((port, message[NETWORK_HEADER_BYTES..].to_vec()));
+                self.kept_bytes += len;
+            }
+            self.wire.send(message)?;
+            self.carried += 1;
+        }
+        Ok(())
+    }
+
+    /// The guest runs on here: it gets what was meant for it.
+    fn give_back(&mut self) -> u64 {
+        let give = |(port, frame): (u16, Vec<u8>)| self.network.inject(port, &frame);
+        let given: Result<(), VmError> = self.kept.drain(..).try_for_each(give);
+        if let Err(error) = given {
+            tracing::warn!(error = in_words(&error), "frames that came during the pause were lost");
+        }
+        0
+    }
 }

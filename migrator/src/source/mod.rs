@@ -38,6 +38,7 @@ use crate::{
     vm::SourceVm,
 };
 use carry::Carrier;
+pub(crate) use carry::Carrying;
 use push::PageServer;
 
 /// The control link as the source holds it.
@@ -157,13 +158,6 @@ impl Migration<'_> {
             downtime: self.options.downtime_limit,
             max_rounds: self.options.max_rounds,
             fixed: self.fixed.total(),
-        }
-    }
-
-    /// The destination runs the guest, and has told the network so.
-    pub(crate) fn announced(&self) {
-        if let Some(carrier) = &self.carrier {
-            carrier.announced();
         }
     }
 

@@ -27,6 +27,8 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 const OFFER_PATIENCE: Duration = Duration::from_secs(120);
 /// How long page data may stand still before the destination counts as stuck.
 const BULK_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a network frame may take: a guest that runs on here waits for the end of that.
+const FRAME_PATIENCE: Duration = Duration::from_secs(1);
 const PROBES: usize = 5;
 const REHEARSALS: usize = 4;
 const QUICK_REHEARSAL: Duration = Duration::from_millis(1);
@@ -72,7 +74,11 @@ impl<'vm> Migration<'vm> {
             false => None,
         };
         let carrier = match vm.network() {
-            Some(network) => Some(Carrier::spawn(links.open(Role::Network)?, network).map_err(send)?),
+            Some(network) => {
+                let mut wire = links.open(Role::Network)?;
+                wire.set_patience(Some(FRAME_PATIENCE));
+                Some(Carrier::spawn(wire, network).map_err(send)?)
+            }
             None => None,
         };
         control.wire().set_patience(Some(ANSWER_PATIENCE));

@@ -14,7 +14,7 @@ use crate::{
     pages::{GuestPages, PageNumber, PageRun, PageSet, digest_of},
     progress::Phase,
     protocol::{FrameKind, FromDestination, FromSource, MAX_PAGES_ALONG, Missing, StateMessage},
-    source::{Duty, MigrateError, Migration, MissingAtSource, send},
+    source::{Carrying, Duty, MigrateError, Migration, MissingAtSource, send},
     timeline::Switchover,
     urgent::{Priority, set_priority},
     vm::PausedVm,
@@ -80,6 +80,8 @@ impl Migration<'_> {
         let begin = Instant::now();
         let mut paused_vm = PausedVm::pause(&mut *self.vm)?;
         let paused = Instant::now();
+        // Declared after the guest, so dropped before it runs on.
+        let mut carrying = Carrying::begin(&mut self.carrier);
         let state = paused_vm.save_state()?;
         let saved = Instant::now();
 
@@ -121,15 +123,13 @@ impl Migration<'_> {
         self.duty = Duty::InDoubt;
         self.control.send(&FromSource::Start)?;
         let start_sent = Instant::now();
-        if let Some(carrier) = &self.carrier {
-            carrier.begin();
-        }
+        carrying.handed_over();
         let start = match self.control.receive()? {
             FromDestination::Running { start_us } => Duration::from_micros(start_us),
             other => return Err(MigrateError::unexpected(other)),
         };
         self.duty = Duty::Destination;
-        self.announced();
+        carrying.announced();
         self.timeline.switchover = Some(Switchover {
             begin,
             paused,

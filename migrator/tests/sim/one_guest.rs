@@ -122,6 +122,9 @@ impl Tried {
                     "{context}: two guests"
                 );
                 assert_memory_right(&source, &context);
+                // What came while it stood still was kept for it.
+                let guest = source.guest().expect("a guest");
+                assert_eq!((guest.next_frame, guest.frames_lost), (source.frames_sent(), 0), "{context}");
                 Some(source)
             }
             // Documented: the answer to Start was lost. The source keeps the guest, paused and whole.

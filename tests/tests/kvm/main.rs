@@ -2,4 +2,5 @@
 
 mod again;
 mod chain;
+mod network;
 mod sizes;

@@ -10,6 +10,7 @@
 mod address;
 mod announce;
 mod backlog;
+mod carrier;
 mod mac;
 mod port;
 mod tap;

@@ -207,8 +207,12 @@ impl NetPort {
     }
 
     /// Tells the network that the guest is here now, after its start: by gratuitous ARP if its IPv4 address is known, and
-    /// by RARP. From here on the network sends it its frames.
+    /// by RARP. From here on the network sends it its frames. Says nothing while the machine does not run: a guest that
+    /// has left again must not be looked for here.
     pub fn announce(&self) -> io::Result<()> {
+        if !self.shared.runs.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         // Before the network answers: what comes now is for the guest.
         self.shared.drop_stale();
         let arp = self.guest_address().map(|address| announce::arp(self.shared.mac, address));

@@ -182,7 +182,7 @@ impl AsFd for Tap {
     }
 }
 
-fn request_for(name: &str) -> libc::ifreq {
+pub(super) fn request_for(name: &str) -> libc::ifreq {
     // SAFETY: an `ifreq` is plain numbers, of which zeros are fine.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {

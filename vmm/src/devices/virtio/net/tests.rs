@@ -245,9 +245,16 @@ fn announcements_name_the_address_the_guest_was_heard_with() {
     let (other, port, outside) = card();
     other.device.restore(&state);
     assert_eq!(port.guest_address(), Some([10, 0, 0, 2].into()));
+    port.announce().expect("says nothing before the start");
+    other.device.open(true);
     port.announce().expect("announces");
     let length = outside.recv(&mut came).expect("receives");
     assert_eq!(came[..length], arp);
+    outside.recv(&mut came).expect("RARP, too");
+    other.close();
+    port.announce().expect("says nothing once the guest has left");
+    outside.set_nonblocking(true).expect("a socket");
+    assert!(outside.recv(&mut came).is_err(), "nothing more was said");
 }
 
 #[test]
