@@ -2,13 +2,11 @@
 
 use maud::{Markup, html};
 
-use crate::{
-    host::{HostFacts, Kvm},
-    units,
-};
+use crate::{host::Kvm, results::Results, statistics::Spread, units};
 
 /// As a list.
-pub fn draw(host: &HostFacts) -> Markup {
+pub fn draw(results: &Results) -> Markup {
+    let host = &results.host;
     let load = &host.load;
     let facts = [
         ("Command", host.command.clone()),
@@ -24,6 +22,7 @@ pub fn draw(host: &HostFacts) -> Markup {
         ("Memory", units::bytes(host.memory_bytes)),
         ("Kernel", host.kernel.clone()),
         ("KVM", kvm(host.kvm).to_owned()),
+        ("Load in runs", load_in_runs(results).unwrap_or_else(|| "not known".to_owned())),
         ("Load before", format!("{} / {} / {}", load.one_minute, load.five_minutes, load.fifteen_minutes)),
     ];
     html! {
@@ -33,6 +32,12 @@ pub fn draw(host: &HostFacts) -> Markup {
             }
         }
     }
+}
+
+/// What others used of the host meanwhile.
+fn load_in_runs(results: &Results) -> Option<String> {
+    let others = Spread::of(results.runs.iter().map(|run| u64::from(run.others_cpu_percent)))?;
+    Some(format!("others used {} % of all CPUs (median), {} % at most", others.median, others.max))
 }
 
 /// In words.

@@ -43,7 +43,7 @@ pub fn draw(results: &Results, timelines: &Timelines) -> Markup {
                         (figures::draw(&summary))
                     }
                     (runs::draw(results))
-                    section { h2 { "Where and how" } (facts::draw(&results.host)) (clocks()) }
+                    section { h2 { "Where and how" } (facts::draw(results)) (clocks()) }
                 }
                 @if panels.is_some() { script { (PreEscaped(HOVER)) } }
             }

@@ -55,7 +55,9 @@ pub fn draw(summary: &Summary<'_>) -> Option<Markup> {
         svg viewBox=(format!("0 0 {WIDTH} {:.0}", height + 18.0)) role="img" aria-label="Percentiles of response times" {
             @for tick in scale.ticks() {
                 line.grid x1=(px(x(tick))) x2=(px(x(tick))) y1="0" y2=(px(height)) {}
-                text.tick x=(px(x(tick))) y=(px(height + 13.0)) text-anchor="middle" { (units::micros(tick as u64)) }
+                @let at_end = x(tick) > WIDTH - 24.0;
+                text.tick x=(px(if at_end { WIDTH - 2.0 } else { x(tick) })) y=(px(height + 13.0))
+                    text-anchor=(if at_end { "end" } else { "middle" }) { (units::micros(tick as u64)) }
             }
             @for (heading, row, client) in &clients {
                 @let begin = top + heading_height(heading);

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use crate::{
-    results::{Results, Run},
+    results::{ENGINE, Results, Run},
     units,
 };
 
@@ -21,7 +21,7 @@ pub fn draw(results: &Results) -> Markup {
             div.scroll {
                 table {
                     thead { tr {
-                        @for name in ["", "Strategy", "Memory", "Pages/s", "Guest", "Engine", "Stall", "Total", "Sent", "How it went"] {
+                        @for name in ["", "Strategy", "Memory", "Pages/s", "Guest", "Engine", "Client", "Stall", "Total", "Sent", "How it went"] {
                             th scope="col" { (name) }
                         }
                     } }
@@ -29,11 +29,12 @@ pub fn draw(results: &Results) -> Markup {
                         @for run in &results.runs {
                             tr {
                                 td { (run.pass) }
-                                td { (run.strategy) }
+                                td { @if run.engine != ENGINE { (run.engine) " " } (run.strategy) }
                                 td { (units::bytes(run.workload.memory_bytes)) }
                                 td { (units::count(run.workload.dirty_rate_pages_per_second)) }
                                 td { (time(run.downtime_guest_us)) }
                                 td { (time(run.moved.downtime_engine_us)) }
+                                td { (time(run.client.as_ref().and_then(|client| client.downtime_client_us))) }
                                 td { (time(run.longest_stall_us)) }
                                 td { (time(run.total_us)) }
                                 td { (units::bytes(run.moved.bytes_sent)) }

@@ -72,7 +72,7 @@ fn cells(row: &Row<'_>, ours: Option<&Row<'_>>) -> [Markup; 10] {
     };
     let plain = |text: Option<String>| html! { (text.unwrap_or_else(|| "–".to_owned())) };
     [
-        html! { strong { i class=(format!("swatch s-{}", row.strategy.name())) {} (row.label()) } },
+        html! { strong class=[(!row.is_ours()).then_some("peer")] { i class=(format!("swatch s-{}", row.strategy.name())) {} (row.label()) } },
         time(&|row| row.downtime_guest()),
         time(&|row| row.downtime_engine()),
         time(&|row| row.downtime_client()),

@@ -82,8 +82,9 @@ pub fn measure(rig: &Rig<'_>, step: &Step, memory: &mut WarmMemory, run: &mut Ru
     sides.source.control.begin_migration(&order).context("migrate")?;
     let handover = sides.await_handover();
     let report = sides.source.control.end_of_migration().context("migrate")?;
-    let window =
-        MigrationWindow { begin_ns: began_ns, switchover_end_ns: handover.seen_ns, end_ns: now_ns() };
+    // The report comes later still, when all memory has been compared.
+    let end_ns = (began_ns + report.total_us * 1_000).max(handover.seen_ns);
+    let window = MigrationWindow { begin_ns: began_ns, switchover_end_ns: handover.seen_ns, end_ns };
     let during = times.until(CpuTimes::now(), sides.ticks().saturating_sub(ticks));
     let load = before.max(during);
     (run.host_overloaded, run.others_cpu_percent) = (load.is_overload(), load.others_percent);
