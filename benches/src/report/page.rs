@@ -92,10 +92,10 @@ fn no_timeline(summary: &Summary<'_>) -> Markup {
     html! {
         p.note {
             @if had_client {
-                "No picture of single requests: there is no timeline.csv with them beside the results file."
+                "No picture of single requests: there is no timeline.csv with them beside the results file. A sweep keeps none."
             } @else {
                 "No pictures of response times: no client asked the guest while it moved. It takes a network of namespaces (root, "
-                "or a kernel that permits user namespaces) and KVM; `ferry doctor` says what this host permits."
+                "or a kernel that permits user namespaces) and KVM; " code { "ferry doctor" } " says what this host permits."
             }
         }
     }

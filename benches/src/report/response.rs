@@ -114,12 +114,14 @@ pub fn table(summary: &Summary<'_>) -> Option<Markup> {
     ];
     Some(html! {
         div.scroll {
-            table {
+            table.summary {
                 thead { tr { @for name in names { th scope="col" { (name) } } } }
                 tbody {
                     @for (heading, row, client) in &clients {
                         @if let Some(heading) = heading { tr.group { th colspan=(names.len()) { (heading) } } }
-                        tr { @for cell in cells(row, client) { td { (cell) } } }
+                        tr { @for (name, cell) in names.into_iter().zip(cells(row, client)) {
+                            td data-label=(name) { span { (cell) } }
+                        } }
                     }
                 }
             }
