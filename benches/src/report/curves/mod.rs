@@ -1,6 +1,12 @@
 //! Curves: downtime and total time against what was varied, a line for each strategy. Pictures as in a course.
 
+mod axis;
+mod marker;
+
 use maud::{Markup, html};
+
+use axis::Axis;
+use marker::{marker, sample};
 
 use super::{
     bars::{WIDTH, px},
@@ -20,63 +26,6 @@ const LEFT: f64 = 52.0;
 const RIGHT: f64 = WIDTH - 14.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = HEIGHT - 34.0;
-
-/// What may be varied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Axis {
-    DirtyRate,
-    Memory,
-    Bandwidth,
-}
-
-impl Axis {
-    const ALL: [Axis; 3] = [Axis::DirtyRate, Axis::Memory, Axis::Bandwidth];
-
-    fn heading(self) -> &'static str {
-        match self {
-            Axis::DirtyRate => "against the dirty rate",
-            Axis::Memory => "against memory",
-            Axis::Bandwidth => "against bandwidth",
-        }
-    }
-
-    fn unit(self) -> &'static str {
-        match self {
-            Axis::DirtyRate => "pages written a second",
-            Axis::Memory => "the guest's memory",
-            Axis::Bandwidth => "bandwidth of the link",
-        }
-    }
-
-    /// Of a workload; nothing is without a limit.
-    fn value(self, workload: &Workload) -> Option<u64> {
-        match self {
-            Axis::DirtyRate => Some(workload.dirty_rate_pages_per_second),
-            Axis::Memory => Some(workload.memory_bytes),
-            Axis::Bandwidth => workload.link.map(u64::from),
-        }
-    }
-
-    /// In words.
-    fn say(self, workload: &Workload) -> String {
-        match self {
-            Axis::DirtyRate => units::count(workload.dirty_rate_pages_per_second),
-            Axis::Memory => units::bytes(workload.memory_bytes),
-            Axis::Bandwidth => workload.link.map_or_else(|| "no limit".to_owned(), |link| link.to_string()),
-        }
-    }
-
-    /// The same guest, whatever this axis says.
-    fn rest(self, workload: &Workload) -> Workload {
-        let mut rest = *workload;
-        match self {
-            Axis::DirtyRate => rest.dirty_rate_pages_per_second = 0,
-            Axis::Memory => rest.memory_bytes = 0,
-            Axis::Bandwidth => rest.link = None,
-        }
-        rest
-    }
-}
 
 /// What is drawn against it.
 #[derive(Clone, Copy)]
@@ -277,26 +226,6 @@ impl Line<'_> {
                     path class=(class) d=(marker(self.row, x, middle)) {}
                 }
             }
-        }
-    }
-}
-
-/// A shape for each strategy, so that nobody needs colours.
-fn marker(row: &Row<'_>, x: f64, y: f64) -> String {
-    match row.strategy.name() {
-        "stop-and-copy" => format!("M{:.1} {:.1}h7v7h-7z", x - 3.5, y - 3.5),
-        "pre-copy" => format!("M{:.1} {y:.1}a4 4 0 1 0 8 0a4 4 0 1 0-8 0z", x - 4.0),
-        "post-copy" => format!("M{x:.1} {:.1}l4.5 8h-9z", y - 5.0),
-        _ => format!("M{x:.1} {:.1}l4.5 5l-4.5 5l-4.5-5z", y - 5.0),
-    }
-}
-
-fn sample(row: &Row<'_>) -> Markup {
-    let class = format!("s-{}", row.strategy.name());
-    html! {
-        svg.sample viewBox="0 0 22 12" aria-hidden="true" {
-            line class=(format!("{} {class}", if row.is_ours() { "curve" } else { "curve dashed" })) x1="0" x2="22" y1="6" y2="6" {}
-            path class=(class) d=(marker(row, 11.0, 6.0)) {}
         }
     }
 }

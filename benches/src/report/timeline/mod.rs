@@ -3,9 +3,13 @@
 //! A panel is stretched to the page's width: its dots keep their size (`vector-effect`), and its words are text of the
 //! page over it, so that it can be read at any width.
 
-use std::collections::HashMap;
+mod axes;
+mod dots;
 
 use maud::{Markup, html};
+
+use axes::Axes;
+use dots::path_of;
 
 use crate::{
     results::{Kind, Phase, Request, Results, Run, Timelines},
@@ -35,16 +39,6 @@ struct Panel<'a> {
     row: &'a Row<'a>,
     run: &'a Run,
     requests: Vec<Request>,
-}
-
-/// The same for all panels.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Axes {
-    from_us: i64,
-    to_us: i64,
-    /// Powers of ten of microseconds.
-    low: i32,
-    high: i32,
 }
 
 /// Which requests are needed: those of the runs that stand for their arms. Their places in the file, from 1.
@@ -104,63 +98,6 @@ impl<'a> Panels<'a> {
                 }
             }
         }
-    }
-}
-
-impl Axes {
-    /// Around the longest migration, with a fifth of it before and after, and all that waited in it; not more than was recorded.
-    fn fit<'a>(panels: impl Iterator<Item = &'a Panel<'a>> + Clone) -> Option<Axes> {
-        let phases = panels.clone().filter_map(|panel| panel.run.phases);
-        let (command, end) = phases
-            .map(|phases| (phases.command, phases.end.max(phases.push_end)))
-            .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))?;
-        let recovered = panels.clone().filter_map(|panel| {
-            let back = panel.run.client.as_ref()?.recovery_us? as i64;
-            Some(panel.run.phases?.switchover_end + back)
-        });
-        // What comes back late is shown, but not at the cost of everything else.
-        let end = recovered.max().map_or(end, |back| end.max(back.min(end + 2 * (end - command))));
-        let margin = ((end - command) / 5).max(5_000);
-        let requests = || panels.clone().flat_map(|panel| &panel.requests);
-        let first = requests().map(|request| request.scheduled_us).min()?;
-        let last = requests().map(|request| request.scheduled_us).max()?;
-        let (from_us, to_us) = ((command - margin).max(first), (end + margin).min(last));
-        let to_us = to_us.max(from_us + 1_000);
-        let times = || {
-            let inside = requests().filter(move |request| (from_us..=to_us).contains(&request.scheduled_us));
-            inside.filter_map(|request| request.response_us)
-        };
-        let power = |us: u32| f64::from(us.max(1)).log10();
-        let low = times().min().map_or(2, |us| power(us).floor() as i32);
-        let high = times().max().map_or(3, |us| (power(us) + 0.02).ceil() as i32).max(low + 1);
-        Some(Axes { from_us, to_us, low, high })
-    }
-
-    fn x(&self, us: i64) -> f64 {
-        ((us - self.from_us) as f64 / (self.to_us - self.from_us) as f64 * WIDTH).clamp(0.0, WIDTH)
-    }
-
-    fn y(&self, us: f64) -> f64 {
-        let place = (us.max(1.0).log10() - f64::from(self.low)) / f64::from(self.high - self.low);
-        HEIGHT - place.clamp(0.0, 1.0) * (HEIGHT - STRIP)
-    }
-
-    /// The same, and which of them a narrow page leaves out where there are many: every second, and never zero.
-    fn labels(&self) -> Vec<(i64, bool)> {
-        let ticks = self.ticks();
-        let zero = ticks.iter().position(|&us| us == 0).unwrap_or(0);
-        let is_odd = |i: usize| ticks.len() > 3 && i.abs_diff(zero) % 2 == 1;
-        ticks.iter().enumerate().map(|(i, &us)| (us, is_odd(i))).collect()
-    }
-
-    /// A few round moments.
-    fn ticks(&self) -> Vec<i64> {
-        let rough = (self.to_us - self.from_us) as f64 / 6.0;
-        let power = 10f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|&step| step >= rough);
-        let step = step.unwrap_or(rough).max(1.0) as i64;
-        let first = self.from_us.div_euclid(step) + 1;
-        (first..).map(|i| i * step).take_while(|&us| us < self.to_us).collect()
     }
 }
 
@@ -262,23 +199,6 @@ impl Panel<'_> {
     }
 }
 
-/// A dot for each point of the drawing that has any; of those on one point the highest on the page, the slowest.
-fn path_of(points: impl Iterator<Item = (f64, f64)>) -> String {
-    let mut order: Vec<(i32, i32)> = Vec::new();
-    let mut kept: HashMap<(i32, i32), (f64, f64)> = HashMap::new();
-    for (x, y) in points {
-        let cell = (x.round() as i32, y.round() as i32);
-        let dot = kept.entry(cell).or_insert_with(|| {
-            order.push(cell);
-            (x, y)
-        });
-        if y < dot.1 {
-            *dot = (x, y);
-        }
-    }
-    order.iter().map(|cell| format!("M{:.1} {:.1}h0", kept[cell].0, kept[cell].1)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,13 +235,6 @@ mod tests {
                 assert!(!panels.draw().into_string().contains("NaN"));
             }
         }
-    }
-
-    #[test]
-    fn dots_on_the_same_point_are_drawn_once_and_the_slowest_is_kept() {
-        let path = path_of([(10.0, 50.2), (10.1, 49.8), (10.2, 50.0), (10.0, 3.0)].into_iter());
-        assert_eq!(path, "M10.1 49.8h0M10.0 3.0h0");
-        assert_eq!(path_of([].into_iter()), "");
     }
 
     #[test]
