@@ -35,9 +35,13 @@ pub fn any(host: &Host, command: &str) -> Output {
 
 /// Moves a VM from one host to another.
 pub fn moved(name: &str, from: &Host, to: &Host, strategy: &str) {
-    ok(to, "ferry receive tcp://0.0.0.0:7800 --once --detach");
-    ok(
-        from,
-        &format!("ferry migrate {name} tcp://{}:7800 --strategy {strategy} --downtime-limit 10s", to.name()),
-    );
+    moved_with(name, from, to, strategy, "");
+}
+
+/// Moves a VM to a host that has these devices for it.
+pub fn moved_with(name: &str, from: &Host, to: &Host, strategy: &str, devices: &str) {
+    ok(to, &format!("ferry receive tcp://0.0.0.0:7800 --once --detach {devices}"));
+    let address = format!("tcp://{}:7800", to.name());
+    // How long a guest stands still depends on who else uses this machine's processors.
+    ok(from, &format!("ferry migrate {name} {address} --strategy {strategy} --downtime-limit 10s"));
 }

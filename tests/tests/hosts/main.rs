@@ -1,6 +1,7 @@
 //! Emulated hosts with real KVM: guests move between Linux machines.
 
 mod by_hand;
+mod linux;
 mod pulse;
 
 use ferry_tests::hosts::{Bed, BedConfig};
