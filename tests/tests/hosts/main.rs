@@ -3,6 +3,7 @@
 mod by_hand;
 mod linux;
 mod pulse;
+mod refusals;
 
 use ferry_tests::hosts::{Bed, BedConfig};
 
