@@ -193,7 +193,10 @@ fn connections_go_on_in_another_machine_without_a_lost_frame() {
         std::thread::sleep(Duration::from_millis(100));
         done.store(true, Ordering::SeqCst);
         let (pieces, longest) = client.join().expect("no panic");
-        let datagrams = probe.join().expect("no panic");
+        let datagrams = probe.join().unwrap_or_else(|_| {
+            let counters: Vec<_> = machines.iter().map(|(_, port)| port.counters()).collect();
+            panic!("datagrams are lost: {counters:?}; {}", get(&mut http));
+        });
         println!("{pieces} pieces by TCP, the slowest in {longest:?}; {datagrams} datagrams, none lost");
         // A busy host may keep the guest still for longer than TCP waits: then something is sent twice, and nothing lost.
         if longest < TCP_WAITS {

@@ -27,7 +27,21 @@ fn add_bridge() -> io::Result<()> {
     check(unsafe { libc::ioctl(socket()?.as_raw_fd(), SIOCBRADDBR as libc::Ioctl, name.as_ptr()) })
 }
 
+/// A bridge without an address of its own has the lowest of its ports', and another one when a tap joins: whoever knew
+/// the old one would talk to nobody for a while.
+fn fix_hardware_address() -> io::Result<()> {
+    let mut request = request_for(BRIDGE);
+    // SAFETY: an address is plain numbers; the call reads one `ifreq`, which lives across it.
+    unsafe {
+        request.ifr_ifru.ifru_hwaddr.sa_family = libc::ARPHRD_ETHER;
+        let bytes = [2, 0, 0, 0, 0x77, 1].map(|byte: u8| byte as libc::c_char);
+        request.ifr_ifru.ifru_hwaddr.sa_data[..6].copy_from_slice(&bytes);
+        check(libc::ioctl(socket()?.as_raw_fd(), libc::SIOCSIFHWADDR as libc::Ioctl, &request))
+    }
+}
+
 fn give_address(address: Ipv4Addr) -> io::Result<()> {
+    fix_hardware_address()?;
     for (call, value) in
         [(libc::SIOCSIFADDR, address), (libc::SIOCSIFNETMASK, Ipv4Addr::new(255, 255, 255, 0))]
     {
