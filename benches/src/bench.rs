@@ -6,16 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{
     command::Compare,
     host::{Machines, WarmMemory},
     interrupt::{self, Interrupted},
     network::Bandwidth,
+    peer::{self, Peer},
     plan::{Step, Workload},
     progress::Progress,
-    results::{Request, Run, RunOutcome},
+    results::{Engine, Request, Run, RunOutcome},
     rig::{self, Folder, Rig},
     site::Site,
     units,
@@ -27,19 +28,23 @@ pub struct Bench<'a> {
     machines: &'a Machines,
     site: &'a Site,
     folder: Folder,
+    peer: &'a Peer,
     memory: WarmMemory,
     /// What plain TCP moved a second, by pass, size of memory and link.
     limits: HashMap<(u32, u64, Option<Bandwidth>), Option<u64>>,
 }
 
 impl<'a> Bench<'a> {
-    /// Makes a folder for control sockets.
-    ///
-    /// # Errors
-    /// If it cannot be made.
-    pub fn new(options: &'a Compare, machines: &'a Machines, site: &'a Site) -> Result<Bench<'a>> {
+    /// With control sockets in `folder`, and `peer` for the arms that are another engine's.
+    pub fn new(
+        options: &'a Compare,
+        machines: &'a Machines,
+        site: &'a Site,
+        folder: Folder,
+        peer: &'a Peer,
+    ) -> Bench<'a> {
         let (memory, limits) = (WarmMemory::default(), HashMap::new());
-        Ok(Bench { options, machines, site, folder: Folder::make()?, memory, limits })
+        Bench { options, machines, site, folder, peer, memory, limits }
     }
 
     /// All steps, in order; each run is given to `keep` when it is made, with the requests of its client. Fails only if
@@ -56,7 +61,7 @@ impl<'a> Bench<'a> {
             eprintln!(
                 "{} {:<13} {}, {} pages/s{}, run {}: {}",
                 progress.step(),
-                run.strategy,
+                step.arm.name(),
                 units::bytes(workload.memory_bytes),
                 units::count(workload.dirty_rate_pages_per_second),
                 workload.link.map(|link| format!(", {link}")).unwrap_or_default(),
@@ -72,7 +77,11 @@ impl<'a> Bench<'a> {
         let mut run = Run::planned(step.arm.strategy, step.arm.workload, step.pass);
         run.simulated = self.machines.simulated.is_some();
         run.downtime_limit_us = self.options.downtime_limit.as_micros() as u64;
+        if let (Some(setting), Some(qemu)) = (step.arm.peer, &self.peer.qemu) {
+            run.engine = Engine::qemu(qemu.version(), setting.name());
+        }
         if let Some(reason) = &self.machines.no_missing_pages
+            && step.arm.peer.is_none()
             && step.arm.strategy.needs().missing_pages
         {
             run.outcome = RunOutcome::Skipped;
@@ -84,7 +93,9 @@ impl<'a> Bench<'a> {
             // Whatever failed meanwhile failed because of it.
             Err(_) if interrupt::is_requested() => return Err(Interrupted.into()),
             Err(error) => {
-                run.outcome = RunOutcome::Failed;
+                if run.is_measured() {
+                    run.outcome = RunOutcome::Failed;
+                }
                 run.error = Some(format!("{error:#}"));
             }
         }
@@ -102,7 +113,13 @@ impl<'a> Bench<'a> {
             network: network.as_ref(),
             has_client: self.site.has_client(),
         };
-        rig::measure(&rig, step, &mut self.memory, run)
+        match step.arm.peer {
+            None => rig::measure(&rig, step, &mut self.memory, run),
+            Some(setting) => {
+                let qemu = self.peer.qemu.as_ref().context("there is no QEMU")?;
+                peer::measure(&rig, qemu, setting, step, &mut self.memory, run)
+            }
+        }
     }
 
     /// The limit, probed once in each pass for each size of memory and link. That it is not known is no reason not to measure.

@@ -74,6 +74,12 @@ pub struct Compare {
     /// Build no network and ask no client, where both are possible.
     #[arg(long)]
     pub no_client: bool,
+    /// Move the same guest by another engine, too, in the same run: qemu.
+    #[arg(long, value_name = "ENGINE")]
+    pub against: Option<Against>,
+    /// Which QEMU.
+    #[arg(long, default_value = "qemu-system-x86_64", requires = "against", value_name = "PROGRAM")]
+    pub qemu: PathBuf,
     /// The results file [default: results.json in the report's folder].
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -99,6 +105,13 @@ pub struct Sweep {
     /// Go on where an interrupted sweep of the same choices was; begin, if there is none.
     #[arg(long)]
     pub resume: bool,
+}
+
+/// An engine to compare with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Against {
+    /// QEMU, driven by QMP.
+    Qemu,
 }
 
 /// Options of `report`.
@@ -146,6 +159,7 @@ impl Compare {
             fills: once_each(self.fill.iter().copied()),
             vcpus: once_each(self.vcpus.iter().copied()),
             links: once_each(self.link.iter().map(|link| link.0)),
+            peers: Vec::new(),
         }
     }
 

@@ -14,6 +14,7 @@ pub mod gaps;
 pub mod host;
 pub mod interrupt;
 pub mod network;
+pub mod peer;
 pub mod plan;
 pub mod probe;
 pub mod progress;

@@ -3,7 +3,7 @@
 use migrator::strategy::Strategy;
 use serde::{Deserialize, Serialize};
 
-use crate::network::Bandwidth;
+use crate::{network::Bandwidth, peer::Setting};
 
 /// What the guest's memory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -53,6 +53,18 @@ pub struct Arm {
     pub strategy: Strategy,
     /// What.
     pub workload: Workload,
+    /// By QEMU in this setting; by Ferry if there is none.
+    pub peer: Option<Setting>,
+}
+
+impl Arm {
+    /// The strategy's name, or QEMU's setting, told apart.
+    pub fn name(self) -> String {
+        match self.peer {
+            None => self.strategy.to_string(),
+            Some(setting) => format!("qemu {}", setting.name()),
+        }
+    }
 }
 
 /// One run to be made.
@@ -81,6 +93,9 @@ pub struct Choices {
     pub vcpus: Vec<u8>,
     /// Bandwidths of the link; nothing is no limit.
     pub links: Vec<Option<Bandwidth>>,
+    /// Settings of QEMU's; each stands beside a strategy, and is measured only if that is.
+    #[serde(default)]
+    pub peers: Vec<Setting>,
 }
 
 impl Choices {
@@ -108,10 +123,17 @@ impl Choices {
         workloads
     }
 
-    /// All arms: the strategies of one kind of guest beside each other.
+    /// All arms: the strategies of one kind of guest beside each other, and behind each what is to be compared with it.
     pub fn arms(&self) -> Vec<Arm> {
-        let arms = |workload| self.strategies.iter().map(move |&strategy| Arm { strategy, workload });
-        self.workloads().into_iter().flat_map(arms).collect()
+        let mut arms = Vec::new();
+        for workload in self.workloads() {
+            for &strategy in &self.strategies {
+                let peers = self.peers.iter().filter(|setting| setting.strategy() == strategy);
+                let engines = std::iter::once(None).chain(peers.copied().map(Some));
+                arms.extend(engines.map(|peer| Arm { strategy, workload, peer }));
+            }
+        }
+        arms
     }
 
     /// All runs. Arms take turns (A B C A B C): what drifts on the host then drifts for all of them.
@@ -154,6 +176,7 @@ impl Plan {
             ("--fill", ours.fills != theirs.fills),
             ("--vcpus", ours.vcpus != theirs.vcpus),
             ("--link", ours.links != theirs.links),
+            ("--against", ours.peers != theirs.peers),
             ("--runs", self.runs != other.runs),
             ("--downtime-limit", self.downtime_limit_us != other.downtime_limit_us),
             ("--delay", self.delay_us != other.delay_us),
@@ -176,6 +199,7 @@ mod tests {
             fills: vec![Fill::Random],
             vcpus: vec![1],
             links: vec![None],
+            peers: Vec::new(),
         }
     }
 
@@ -202,5 +226,25 @@ mod tests {
         let strategies: Vec<Strategy> = steps[..3].iter().map(|step| step.arm.strategy).collect();
         assert_eq!(strategies, Strategy::ALL);
         assert_eq!(steps[0].arm.workload, steps[2].arm.workload);
+    }
+
+    #[test]
+    fn a_peers_settings_stand_behind_their_strategy_and_only_if_it_is_measured() {
+        let choices = Choices {
+            strategies: vec![Strategy::PostCopy, Strategy::StopAndCopy],
+            memory: vec![1 << 28],
+            dirty_rates: vec![0],
+            peers: Setting::ALL.to_vec(),
+            ..choices()
+        };
+        let arms: Vec<_> = choices.arms().into_iter().map(|arm| (arm.strategy, arm.peer)).collect();
+        let expected = [
+            (Strategy::PostCopy, None),
+            (Strategy::PostCopy, Some(Setting::PostCopy)),
+            (Strategy::PostCopy, Some(Setting::PostCopyPreempt)),
+            (Strategy::StopAndCopy, None),
+            (Strategy::StopAndCopy, Some(Setting::StopAndCopy)),
+        ];
+        assert_eq!(arms, expected);
     }
 }

@@ -4,8 +4,9 @@ use anyhow::{Result, bail};
 
 use crate::{
     host::HostFacts,
+    peer::Setting,
     plan::{Plan, Step},
-    results::{ENGINE, Results},
+    results::Results,
 };
 
 /// Whether runs of `plan`, made on this host and with this program, may stand beside those that are there.
@@ -56,8 +57,9 @@ fn differences(theirs: &HostFacts, ours: &HostFacts) -> Vec<String> {
 pub fn remaining(steps: Vec<Step>, results: &Results) -> Vec<Step> {
     let is_made = |step: &Step| {
         results.runs.iter().any(|run| {
-            (run.engine.as_str(), run.pass, run.strategy, run.workload)
-                == (ENGINE, step.pass, step.arm.strategy, step.arm.workload)
+            let setting = step.arm.peer.map(Setting::name);
+            (run.engine.is_ferry(), run.engine.setting.as_deref()) == (setting.is_none(), setting)
+                && (run.pass, run.strategy, run.workload) == (step.pass, step.arm.strategy, step.arm.workload)
         })
     };
     steps.into_iter().filter(|step| !is_made(step)).collect()
@@ -83,6 +85,7 @@ mod tests {
             fills: vec![Fill::Random],
             vcpus: vec![1],
             links: vec![None],
+            peers: Vec::new(),
         };
         let plan = Plan { choices, runs: 3, downtime_limit_us: 50_000, delay_us: 0, client: true };
         results.plan = Some(plan.clone());
@@ -105,7 +108,7 @@ mod tests {
     #[test]
     fn another_engines_run_is_not_ours() {
         let (mut results, plan) = earlier();
-        results.runs[0].engine = "qemu".to_owned();
+        results.runs[0].engine = "qemu".into();
         assert_eq!(remaining(plan.steps(), &results), plan.steps()[..1]);
     }
 

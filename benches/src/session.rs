@@ -6,13 +6,15 @@ use anyhow::{Context, Result};
 
 use crate::{
     bench::Bench,
-    command::Compare,
+    command::{Against, Compare},
     host::{HostFacts, Machines, WarmMemory},
     interrupt::{self, Interrupted},
+    peer::{self, Peer},
     plan::Step,
     report,
     results::{Request, Results, ResultsFile, TimelineFile},
     resume,
+    rig::Folder,
     site::Site,
     summary::Summary,
     table, verdict,
@@ -46,7 +48,10 @@ pub fn run(options: &Compare, keep: Keep) -> Result<ExitCode> {
              strategies compare, not how fast a VM moves; run on a host with KVM for that."
         );
     }
-    let (host, plan) = (HostFacts::gather(&machines), options.plan(site.has_client()));
+    let folder = Folder::make()?;
+    let peer = find_peer(options, &folder, &machines);
+    let (host, mut plan) = (HostFacts::gather(&machines), options.plan(site.has_client()));
+    plan.choices.peers.clone_from(&peer.settings);
     let is_sweep = matches!(keep, Keep::ToResume(_));
     let mut results = match keep {
         Keep::ToResume(Some(earlier)) => {
@@ -56,6 +61,7 @@ pub fn run(options: &Compare, keep: Keep) -> Result<ExitCode> {
         }
         Keep::ToResume(None) | Keep::Requests => Results::new(host, plan.clone()),
     };
+    results.notes.clone_from(&peer.left_out);
     let steps = resume::remaining(plan.steps(), &results);
     if !results.runs.is_empty() {
         eprintln!("going on: {} runs are there, {} are left", results.runs.len(), steps.len());
@@ -63,7 +69,7 @@ pub fn run(options: &Compare, keep: Keep) -> Result<ExitCode> {
     let files = Files::create(options, &results, !is_sweep && site.has_client());
 
     let measured = match check_memory(&steps) {
-        Ok(()) => Bench::new(options, &machines, &site)?.measure(&steps, |run, requests| {
+        Ok(()) => Bench::new(options, &machines, &site, folder, &peer).measure(&steps, |run, requests| {
             results.runs.push(run);
             files.keep(&results, &requests);
         }),
@@ -85,6 +91,16 @@ pub fn run(options: &Compare, keep: Keep) -> Result<ExitCode> {
         () if results.any_failed() || files.results.is_none() || shown.is_err() => ExitCode::FAILURE,
         () => ExitCode::SUCCESS,
     })
+}
+
+/// What there is to compare with; what is left out is said at once.
+fn find_peer(options: &Compare, folder: &Folder, machines: &Machines) -> Peer {
+    let peer = match options.against {
+        None => Peer::default(),
+        Some(Against::Qemu) => Peer::find(&options.qemu, folder.path(), machines.simulated.is_some()),
+    };
+    peer.left_out.iter().for_each(|line| println!("{line}"));
+    peer
 }
 
 /// Whether the greatest guest will fit: known before anything is measured.
@@ -131,6 +147,9 @@ impl Files {
 fn show(options: &Compare, results: &Results, file: Option<&ResultsFile>) -> Result<()> {
     let summary = Summary::of(results);
     println!("{}", table::draw(&summary));
+    if let Some(beside) = peer::draw(&summary) {
+        println!("\n{beside}");
+    }
     for verdict in verdict::of(&summary) {
         let guest = summary.name_of(&verdict.workload).map(|name| format!("{name}: ")).unwrap_or_default();
         println!("{guest}{}", verdict.headline);
@@ -138,7 +157,7 @@ fn show(options: &Compare, results: &Results, file: Option<&ResultsFile>) -> Res
             verdict.prices.iter().for_each(|price| println!("  - {price}"));
         }
     }
-    table::notes(&summary).iter().for_each(|note| println!("{note}"));
+    table::notes(&summary).iter().chain(&peer::notes(&summary)).for_each(|note| println!("{note}"));
     let page = report::write(results, &options.results_path(), &options.out).inspect_err(complain)?;
     match file {
         Some(file) => println!("Report: {} (data: {})", page.display(), file.path().display()),

@@ -25,7 +25,8 @@ pub fn draw(summary: &Summary<'_>) -> String {
         if let Some(name) = summary.name_of(workload) {
             table.add_row([name]);
         }
-        for row in rows {
+        // Other engines have a table of their own.
+        for row in rows.iter().filter(|row| row.is_ours()) {
             table.add_row(cells(row, has_client));
         }
     }

@@ -156,7 +156,7 @@ mod tests {
         let mut theirs = results.runs.clone();
         theirs.retain(|run| run.strategy == Strategy::PreCopy);
         for run in &mut theirs {
-            run.engine = "qemu".to_owned();
+            run.engine = "qemu".into();
             run.downtime_guest_us = run.downtime_guest_us.map(|us| us * 4);
         }
         results.runs.extend(theirs);

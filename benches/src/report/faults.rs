@@ -58,7 +58,7 @@ fn blocktime(row: &Row<'_>) -> Option<(u64, u64)> {
         let waits = faults.histogram.iter().enumerate().map(|(i, &count)| edge(i) * count as f64);
         waits.sum::<f64>() as u64
     };
-    let longest = faults.max_us as f64;
+    let longest = faults.max_us.unwrap_or(0) as f64;
     (faults.count > 0).then(|| (sum(&|i| bucket(i).0), sum(&|i| bucket(i).1.min(longest.max(bucket(i).0)))))
 }
 
@@ -102,7 +102,7 @@ mod tests {
         let mut results = crate::report::fixture();
         results.runs.truncate(1);
         let faults = &mut results.runs[0].page_faults;
-        (faults.count, faults.max_us, faults.histogram) = (3, 130, vec![0, 0, 0, 0, 0, 0, 2, 0, 1]);
+        (faults.count, faults.max_us, faults.histogram) = (3, Some(130), vec![0, 0, 0, 0, 0, 0, 2, 0, 1]);
         let summary = Summary::of(&results);
         // Two took 32 to 64 µs, and one from 128 to the longest.
         assert_eq!(blocktime(&summary.rows[0]), Some((192, 258)));

@@ -108,7 +108,7 @@ mod tests {
         let mut results = fixture();
         let mut theirs = results.runs.clone();
         for run in &mut theirs {
-            run.engine = "qemu".to_owned();
+            run.engine = "qemu".into();
             run.downtime_guest_us = run.downtime_guest_us.map(|us| us * 3);
         }
         results.runs.extend(theirs);

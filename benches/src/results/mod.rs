@@ -1,15 +1,17 @@
 //! `results.json`: what was measured, where, and by which command.
 
 mod client;
+mod engine;
 mod file;
 mod phases;
 mod run;
 mod timeline;
 
 pub use client::{Brownout, ClientReport, Percentiles, ResponseTimes, UdpReport};
+pub use engine::{Engine, PeerFigures};
 pub use file::{ResultsFile, read, write_whole};
 pub use phases::{Phase, Phases};
-pub use run::{ENGINE, PageFaults, Run, RunOutcome};
+pub use run::{PageFaults, Run, RunOutcome};
 pub use timeline::{Kind, Request, TimelineFile, Timelines};
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,9 @@ pub struct Results {
     /// What was to be measured; nothing in files of a ferry-bench that did not say.
     #[serde(default)]
     pub plan: Option<Plan>,
+    /// What was left out, and why; and what differs between the engines.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// One object a run, in the order in which they were made.
     pub runs: Vec<Run>,
 }
@@ -38,11 +43,13 @@ pub struct Results {
 impl Results {
     /// None yet.
     pub fn new(host: HostFacts, plan: Plan) -> Results {
-        Results { schema: SCHEMA.to_owned(), complete: false, host, plan: Some(plan), runs: Vec::new() }
+        let (notes, runs) = (Vec::new(), Vec::new());
+        Results { schema: SCHEMA.to_owned(), complete: false, host, plan: Some(plan), notes, runs }
     }
 
-    /// Whether any run went wrong: a figure is missing, or memory was.
+    /// Whether any run of Ferry's went wrong: a figure is missing, or memory was. What goes wrong with another engine
+    /// is shown, and is no failure of the measurement.
     pub fn any_failed(&self) -> bool {
-        self.runs.iter().any(Run::is_failure)
+        self.runs.iter().any(|run| run.engine.is_ferry() && run.is_failure())
     }
 }

@@ -7,14 +7,11 @@ use migrator::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{ClientReport, Phases};
+use super::{ClientReport, Engine, PeerFigures, Phases};
 use crate::{
     gaps::{GapHistogram, Seen},
     plan::Workload,
 };
-
-/// The engine of all runs so far; others will stand beside it.
-pub const ENGINE: &str = "ferry";
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,12 +48,12 @@ impl From<Outcome> for RunOutcome {
 pub struct PageFaults {
     /// How many were served.
     pub count: u64,
-    /// Half were served within this.
-    pub p50_us: u64,
+    /// Half were served within this; nothing, as below, where only their number is known.
+    pub p50_us: Option<u64>,
     /// All but a hundredth were.
-    pub p99_us: u64,
+    pub p99_us: Option<u64>,
     /// The slowest.
-    pub max_us: u64,
+    pub max_us: Option<u64>,
     /// How many fell into each power of two of microseconds: `[<1, <2, <4, …]`.
     #[serde(default)]
     pub histogram: Vec<u64>,
@@ -65,7 +62,7 @@ pub struct PageFaults {
 impl From<FaultStatistics> for PageFaults {
     fn from(faults: FaultStatistics) -> PageFaults {
         let FaultStatistics { count, p50_us, p99_us, max_us, histogram, .. } = faults;
-        PageFaults { count, p50_us, p99_us, max_us, histogram }
+        PageFaults { count, p50_us: Some(p50_us), p99_us: Some(p99_us), max_us: Some(max_us), histogram }
     }
 }
 
@@ -73,7 +70,7 @@ impl From<FaultStatistics> for PageFaults {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// Which engine moved the guest.
-    pub engine: String,
+    pub engine: Engine,
     /// Which pass over all arms it belongs to, from 1.
     pub pass: u32,
     /// The guest was simulated: the figures say how the engine behaves, not how fast a VM moves.
@@ -103,6 +100,9 @@ pub struct Run {
     pub total_us: Option<u64>,
     /// Page faults at the destination.
     pub page_faults: PageFaults,
+    /// What an engine that is not Ferry says besides.
+    #[serde(default)]
+    pub peer: Option<PeerFigures>,
     /// Pages the guest found that were not as it had left them.
     pub guest_errors: Option<u64>,
     /// How long the gaps were that the guest saw during the migration, the switchover among them.
@@ -128,7 +128,7 @@ impl Run {
     /// A run of which nothing is known yet but what was planned.
     pub fn planned(strategy: Strategy, workload: Workload, pass: u32) -> Run {
         Run {
-            engine: ENGINE.to_owned(),
+            engine: Engine::ferry(),
             pass,
             simulated: false,
             strategy,
@@ -142,6 +142,7 @@ impl Run {
             longest_stall_us: None,
             total_us: None,
             page_faults: PageFaults::default(),
+            peer: None,
             guest_errors: None,
             guest_gaps: None,
             phases: None,
@@ -189,8 +190,12 @@ impl Run {
         self.outcome == RunOutcome::Completed
     }
 
-    /// The time in which pages moved, waiting for neither setup nor verification.
+    /// The time in which pages moved, waiting for neither setup nor verification; nothing where rounds are not known
+    /// one by one.
     pub fn moving_us(&self) -> Option<u64> {
+        if !self.engine.is_ferry() {
+            return None;
+        }
         let rounds: u64 = self.moved.rounds.iter().map(|round| round.duration_us).sum();
         let push = self.moved.push.map_or(0, |push| push.duration_us);
         Some(rounds + push + self.moved.downtime_engine_us?)

@@ -32,10 +32,16 @@ impl Process {
     pub fn start(role: &str, arguments: &[String], runtime: &Path, place: Place<'_>) -> Result<Process> {
         let program = env::current_exe().context("find the program that runs")?;
         let mut command = Command::new(program);
+        command.arg(role).args(arguments).env("XDG_RUNTIME_DIR", runtime);
+        Process::spawn(role, command, runtime, place)
+    }
+
+    /// Runs any program, which is written down in the runtime folder.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn spawn(role: &str, mut command: Command, runtime: &Path, place: Place<'_>) -> Result<Process> {
         command
-            .arg(role)
-            .args(arguments)
-            .env("XDG_RUNTIME_DIR", runtime)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -90,13 +96,18 @@ impl Process {
         }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// CPU time it has used so far, in clock ticks.
     pub fn ticks(&self) -> u64 {
         host::process_ticks(self.child.id())
     }
 
     /// Ends it, and says what it had to say.
-    fn ended(&mut self) -> anyhow::Error {
+    pub fn ended(&mut self) -> anyhow::Error {
         let status = self.reap();
         let words = self.complaints.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());

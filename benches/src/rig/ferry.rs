@@ -38,7 +38,7 @@ impl Vm {
         let mut arguments = words(["run", image, "--name", name, "--no-console"]);
         arguments.extend(words(["--memory", &workload.memory_bytes.to_string()]));
         arguments.extend(words(["--vcpus", &workload.vcpus.to_string()]));
-        arguments.extend(guest_words(workload, simulated, seed));
+        arguments.extend(if simulated { sim_words(workload, seed) } else { pulse_words(workload, seed) });
         if rig.client_network().is_some() {
             let mac = GUEST_MAC.map(|byte| format!("{byte:02x}")).join(":");
             arguments.push(format!("net={GUEST_ADDRESS}/{GUEST_PREFIX}"));
@@ -71,22 +71,23 @@ impl Vm {
     }
 }
 
-/// What the guest is told to do.
-fn guest_words(workload: &Workload, simulated: bool, seed: u64) -> Vec<String> {
-    let working_set = format!("working-set={}", workload.working_set_bytes);
-    let (rate, seed) = (workload.dirty_rate_pages_per_second, format!("seed={seed}"));
-    match simulated {
-        true => vec![format!("rate={rate}"), working_set, seed],
-        false => vec![
-            format!("fill={}", workload.fill.name()),
-            working_set,
-            format!("dirty-rate={rate}"),
-            "pattern=random".to_owned(),
-            // Spinning is the honest measure of a gap: a sleeping guest does not see one.
-            "idle=spin".to_owned(),
-            seed,
-        ],
-    }
+/// What the built-in guest is told to do.
+pub fn pulse_words(workload: &Workload, seed: u64) -> Vec<String> {
+    vec![
+        format!("fill={}", workload.fill.name()),
+        format!("working-set={}", workload.working_set_bytes),
+        format!("dirty-rate={}", workload.dirty_rate_pages_per_second),
+        "pattern=random".to_owned(),
+        // Spinning is the honest measure of a gap: a sleeping guest does not see one.
+        "idle=spin".to_owned(),
+        format!("seed={seed}"),
+    ]
+}
+
+/// What the simulated guest is told to do.
+fn sim_words(workload: &Workload, seed: u64) -> Vec<String> {
+    let rate = format!("rate={}", workload.dirty_rate_pages_per_second);
+    vec![rate, format!("working-set={}", workload.working_set_bytes), format!("seed={seed}")]
 }
 
 fn words<const N: usize>(words: [&str; N]) -> Vec<String> {

@@ -18,19 +18,20 @@ use crate::{
     host::{CpuTimes, Load, WarmMemory},
     interrupt,
     network::Network,
-    plan::Step,
+    plan::{Step, Workload},
     probe::{MigrationWindow, now_ns},
     results::{Request, Run},
 };
 
 /// How long the guest writes at its rate before it is moved: its working set is then in use.
-const AT_WORK: Duration = Duration::from_millis(200);
+pub const AT_WORK: Duration = Duration::from_millis(200);
 /// How long boot and filling may take, for each GiB and besides.
 const READY_BASE: Duration = Duration::from_secs(30);
 const READY_PER_GIB: Duration = Duration::from_secs(10);
-const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a migration may take until the handover.
+pub const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long the guest's first step at the destination is waited for.
-const FIRST_STEP: Duration = Duration::from_millis(500);
+pub const FIRST_STEP: Duration = Duration::from_millis(500);
 /// The engine gives up first.
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(150);
 
@@ -51,9 +52,14 @@ pub struct Rig<'a> {
 
 impl<'a> Rig<'a> {
     /// The network that guest and client share, if there is a client.
-    pub(super) fn client_network(&self) -> Option<&'a Network> {
+    pub fn client_network(&self) -> Option<&'a Network> {
         self.network.filter(|_| self.has_client)
     }
+}
+
+/// How long a guest may boot and fill its memory.
+pub fn ready_patience(workload: &Workload) -> Duration {
+    READY_BASE + READY_PER_GIB * (workload.memory_bytes >> 30) as u32
 }
 
 /// Moves a guest once, in memory that is held warm and is let go of as it is needed. Into `run` goes what is
@@ -118,8 +124,7 @@ impl Sides {
     }
 
     fn wait_until_at_work(&mut self, step: &Step) -> Result<()> {
-        let gibibytes = (step.arm.workload.memory_bytes >> 30) as u32;
-        let patience = READY_BASE + READY_PER_GIB * gibibytes;
+        let patience = ready_patience(&step.arm.workload);
         let deadline = Instant::now() + patience;
         loop {
             interrupt::check()?;

@@ -13,10 +13,12 @@ mod left_over;
 mod limit;
 mod measure;
 
-pub use child::die_with_parent;
+pub use child::{Process, die_with_parent};
+pub use client::Client;
+pub use ferry::pulse_words;
 pub use folder::Folder;
 pub use limit::measure as measure_limit;
-pub use measure::{Rig, measure};
+pub use measure::{AT_WORK, FIRST_STEP, MIGRATION_TIMEOUT, Rig, measure, ready_patience};
 
 use std::process::ExitCode;
 

@@ -24,7 +24,7 @@ impl<'a> Summary<'a> {
     pub fn of(results: &'a Results) -> Summary<'a> {
         let mut rows: Vec<Row<'a>> = Vec::new();
         for run in &results.runs {
-            let (engine, strategy, workload) = (run.engine.as_str(), run.strategy, run.workload);
+            let (engine, strategy, workload) = (&run.engine, run.strategy, run.workload);
             let is_its =
                 |row: &&mut Row<'_>| (row.engine, row.strategy, row.workload) == (engine, strategy, workload);
             match rows.iter_mut().find(is_its) {
@@ -46,6 +46,21 @@ impl<'a> Summary<'a> {
             }
         }
         groups
+    }
+
+    /// Those of other engines.
+    pub fn peers(&self) -> Vec<&Row<'a>> {
+        self.rows.iter().filter(|row| !row.is_ours()).collect()
+    }
+
+    /// Ferry's median by a measure, divided by that of another engine's row of the same guest and strategy: below 1,
+    /// Ferry's is less.
+    pub fn ratio(&self, peer: &Row<'a>, of: impl Fn(&Row<'a>) -> Option<Spread>) -> Option<f64> {
+        let is_beside =
+            |row: &&Row<'a>| row.is_ours() && (row.strategy, row.workload) == (peer.strategy, peer.workload);
+        let ours = of(self.rows.iter().find(is_beside)?)?.median;
+        let theirs = of(peer)?.median;
+        (theirs > 0).then(|| ours as f64 / theirs as f64)
     }
 
     /// How many runs were made under load from others.

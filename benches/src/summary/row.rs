@@ -4,15 +4,15 @@ use migrator::strategy::Strategy;
 
 use crate::{
     plan::Workload,
-    results::{ENGINE, Run, RunOutcome},
+    results::{Engine, Run, RunOutcome},
     statistics::Spread,
 };
 
 /// One arm.
 #[derive(Debug)]
 pub struct Row<'a> {
-    /// By which engine.
-    pub engine: &'a str,
+    /// By which engine, in which of its settings.
+    pub engine: &'a Engine,
     /// How.
     pub strategy: Strategy,
     /// What.
@@ -37,13 +37,15 @@ impl<'a> Row<'a> {
     pub fn label(&self) -> String {
         match self.is_ours() {
             true => self.strategy.name().to_owned(),
-            false => format!("{} {}", self.engine, self.strategy),
+            false => {
+                format!("{} {}", self.engine, self.engine.setting.as_deref().unwrap_or(self.strategy.name()))
+            }
         }
     }
 
     /// Ferry moved it.
     pub fn is_ours(&self) -> bool {
-        self.engine == ENGINE
+        self.engine.is_ferry()
     }
 
     /// The runs whose figures count.
@@ -98,8 +100,8 @@ impl<'a> Row<'a> {
     /// Page faults: how many, and how long half of them and all but a hundredth took.
     pub fn faults(&self) -> Option<(Spread, Spread, Spread)> {
         let count = self.spread(|run| Some(run.page_faults.count)).filter(|count| count.max > 0)?;
-        let p50 = self.spread(|run| Some(run.page_faults.p50_us))?;
-        let p99 = self.spread(|run| Some(run.page_faults.p99_us))?;
+        let p50 = self.spread(|run| run.page_faults.p50_us)?;
+        let p99 = self.spread(|run| run.page_faults.p99_us)?;
         Some((count, p50, p99))
     }
 
