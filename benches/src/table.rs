@@ -147,7 +147,14 @@ pub fn notes(summary: &Summary<'_>) -> Vec<String> {
 
 /// What became of the client's requests and connections.
 fn client_note(summary: &Summary<'_>) -> Option<String> {
-    let clients = || summary.rows.iter().flat_map(|row| &row.runs).filter_map(|run| run.client.as_ref());
+    let clients = || {
+        summary
+            .rows
+            .iter()
+            .filter(|row| row.is_ours())
+            .flat_map(|row| &row.runs)
+            .filter_map(|run| run.client.as_ref())
+    };
     let sum = |of: fn(&ClientReport) -> u64| -> u64 { clients().map(of).sum() };
     clients().next()?;
     let datagrams =

@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 
 use crate::{
-    results::Run,
+    results::{ClientReport, Run},
     statistics::Spread,
     summary::{Row, Summary, Verified},
     units,
@@ -14,13 +14,13 @@ const WIDTH: u16 = 100;
 const HEADER: [&str; 10] = [
     "QEMU's setting",
     "downtime\nby guest",
-    "Ferry's\n/ QEMU's",
+    "Ferry /\nQEMU",
     "by\nQEMU",
     "by\nclient",
     "total",
-    "Ferry's\n/ QEMU's",
+    "Ferry /\nQEMU",
     "sent",
-    "syncs,\nrequests",
+    "syncs,\nasked",
     "memory\nright",
 ];
 
@@ -107,7 +107,23 @@ fn verdict(row: &Row<'_>) -> String {
 pub fn notes(summary: &Summary<'_>) -> Option<String> {
     let peers = summary.peers();
     let version = peers.first()?.engine.version.as_deref();
-    Some(differences(version.unwrap_or("of unknown version")))
+    let differences = differences(version.unwrap_or("of unknown version"));
+    let runs = peers.iter().flat_map(|row| &row.runs);
+    let clients: Vec<_> = runs.filter_map(|run| run.client.as_ref()).collect();
+    if clients.is_empty() {
+        return Some(differences);
+    }
+    let sum = |of: fn(&ClientReport) -> u64| units::count(clients.iter().map(|client| of(client)).sum());
+    Some(format!(
+        "{differences} Its clients: of {} requests {} were lost, of {} datagrams {}; {} connections broke, {} segments \
+         were sent again.",
+        sum(|client| client.requests_sent),
+        sum(|client| client.requests_lost),
+        sum(|client| client.udp.map_or(0, |udp| udp.sent)),
+        sum(|client| client.udp.map_or(0, |udp| udp.lost)),
+        sum(|client| client.connections_reset),
+        sum(|client| client.retransmissions),
+    ))
 }
 
 /// What must be known to read the ratios, in the words of the table and of the report.
@@ -120,7 +136,7 @@ pub fn differences(version: &str) -> String {
          \"multifd\" (2 channels) for the limit that Ferry gets; stop-and-copy is a pause, a migration and a `cont` by \
          this harness. Downtime by guest is measured by the same counter and the same rule as Ferry's; QEMU's own \
          figure is in whole milliseconds and covers less. Syncs are its looks for written pages (one more than its \
-         rounds), requests the pages that its destination asked for. QEMU compares no memory: the guest's own check \
+         rounds), asked are the pages that its destination asked for. QEMU compares no memory: the guest's own check \
          afterwards does, registers included."
     )
 }

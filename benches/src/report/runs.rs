@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use crate::{
-    results::{ENGINE, Results, Run},
+    results::{Results, Run},
     units,
 };
 
@@ -29,7 +29,7 @@ pub fn draw(results: &Results) -> Markup {
                         @for run in &results.runs {
                             tr {
                                 td { (run.pass) }
-                                td { @if run.engine != ENGINE { (run.engine) " " } (run.strategy) }
+                                td { (run.engine.label(run.strategy)) }
                                 td { (units::bytes(run.workload.memory_bytes)) }
                                 td { (units::count(run.workload.dirty_rate_pages_per_second)) }
                                 td { (time(run.downtime_guest_us)) }

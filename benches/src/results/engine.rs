@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use migrator::strategy::Strategy;
 use serde::{Deserialize, Serialize};
 
 const FERRY: &str = "ferry";
@@ -59,6 +60,15 @@ impl Engine {
             name: "qemu".to_owned(),
             version: Some(version.to_owned()),
             setting: Some(setting.to_owned()),
+        }
+    }
+
+    /// What it did in tables and pictures: the strategy, and the engine and its setting if it is another's.
+    pub fn label(&self, strategy: Strategy) -> String {
+        match (self.is_ferry(), &self.setting) {
+            (true, _) => strategy.name().to_owned(),
+            (false, Some(setting)) => format!("{self} {setting}"),
+            (false, None) => format!("{self} {strategy}"),
         }
     }
 

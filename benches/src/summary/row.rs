@@ -35,12 +35,7 @@ pub enum Verified {
 impl<'a> Row<'a> {
     /// Its name in tables and pictures: the strategy, and the engine if it is another's.
     pub fn label(&self) -> String {
-        match self.is_ours() {
-            true => self.strategy.name().to_owned(),
-            false => {
-                format!("{} {}", self.engine, self.engine.setting.as_deref().unwrap_or(self.strategy.name()))
-            }
-        }
+        self.engine.label(self.strategy)
     }
 
     /// Ferry moved it.
