@@ -7,12 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::net::sockopt;
+
 use super::{ProbeError, record::Record, requests::touched, socket::unreachable};
 
 /// What a datagram begins with, so that a stray one is not taken for an answer.
 const MAGIC: [u8; 8] = *b"ferry\0\0\x01";
 /// The magic, the number, and as much again.
 const LENGTH: usize = 32;
+
+/// Room for the answers of some seconds.
+const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 
 /// The socket, and every datagram so far.
 #[derive(Debug)]
@@ -101,6 +106,9 @@ fn greet(address: SocketAddrV4, patience: Duration) -> io::Result<UdpSocket> {
     const GREETING: u64 = u64::MAX;
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(address)?;
+    // After a long pause the answers come all at once, and none must be lost here. Beyond the system's limit root may go.
+    sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_BYTES)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES))?;
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     let (deadline, mut answer) = (Instant::now() + patience, [0; LENGTH + 1]);
     loop {
