@@ -1,12 +1,17 @@
 //! Ferry's own machine behind the engine's seam: the only file here that knows `vmm`.
 
-use std::{os::fd::AsFd, os::fd::BorrowedFd, sync::Arc, time::Duration};
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use vmm::{
-    Backend, Backing, CpuModel, DeviceConfig, GuestMemory, InjectError, LandingArea, NetPort, Tap, Vm,
-    VmConfig,
+    Backend, Backing, CpuModel, DeviceConfig, Disk, DiskError, GuestMemory, InjectError, LandingArea,
+    NetPort, Tap, Vm, VmConfig,
 };
 
 use crate::{
@@ -101,6 +106,14 @@ impl SourceVm for KvmVm {
         self.vm.save().map_err(VmError::new("save the machine's state"))
     }
 
+    fn before_pause(&mut self) -> Result<(), VmError> {
+        self.vm.sync_disks().map_err(VmError::new("write the guest's disks back"))
+    }
+
+    fn release(&mut self) -> Result<(), VmError> {
+        self.vm.release_disks().map_err(VmError::new("let go of the guest's disks"))
+    }
+
     fn first_pages(&self) -> Vec<PageNumber> {
         self.vm.first_pages().to_vec()
     }
@@ -142,10 +155,26 @@ impl DestinationVm for KvmVm {
     }
 
     fn start(&mut self) -> Result<(), VmError> {
+        take_disks(&mut self.vm)?;
         self.vm.start();
         Ok(())
     }
 }
+
+/// Takes the disks, which the source has just let go of: where they are shared over a network, that takes a moment to be
+/// known.
+fn take_disks(vm: &mut Vm) -> Result<(), VmError> {
+    let begin = Instant::now();
+    loop {
+        match vm.take_disks() {
+            Err(DiskError::Busy { .. }) if begin.elapsed() < DISK_PATIENCE => std::thread::sleep(DISK_TICK),
+            taken => return taken.map_err(VmError::new("take the guest's disks")),
+        }
+    }
+}
+
+const DISK_PATIENCE: Duration = Duration::from_secs(2);
+const DISK_TICK: Duration = Duration::from_millis(5);
 
 fn network(vm: &Vm) -> Option<Arc<dyn Network>> {
     let ports = vm.network();
@@ -300,6 +329,8 @@ pub struct KvmHost {
     pub backing: Backing,
     /// Names of taps, one for each network card of a machine, in their order.
     pub taps: Vec<String>,
+    /// Its disks, in their order.
+    pub disks: Vec<PathBuf>,
 }
 
 impl KvmHost {
@@ -313,7 +344,14 @@ impl KvmHost {
                 self.taps.len()
             )));
         }
-        let mut taps = self.taps.iter();
+        let blocks = devices.iter().filter(|device| matches!(device, DeviceConfig::Block { .. })).count();
+        if blocks != self.disks.len() {
+            return Err(VmError::new("connect its disks")(format!(
+                "it has {blocks} disks and {} were given here: start `ferry receive` with --disk path=FILE for each",
+                self.disks.len()
+            )));
+        }
+        let (mut taps, mut disks) = (self.taps.iter(), self.disks.iter());
         let backend = |device: &DeviceConfig| match device {
             DeviceConfig::Net { .. } => {
                 let name = taps.next().expect("as many taps as cards");
@@ -330,8 +368,9 @@ impl KvmHost {
             DeviceConfig::Rng => Ok(Backend::Rng),
             DeviceConfig::Console => Ok(Backend::Console),
             DeviceConfig::Balloon => Ok(Backend::Balloon),
-            DeviceConfig::Block { .. } => {
-                Err(VmError::new("connect its disk")("a VM with disks cannot be received yet".to_owned()))
+            DeviceConfig::Block { read_only, .. } => {
+                let path = disks.next().expect("as many disks as the machine has");
+                Disk::new(path, *read_only).map(Backend::Disk).map_err(VmError::new("connect its disks"))
             }
         };
         devices.iter().map(backend).collect()

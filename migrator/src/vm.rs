@@ -69,6 +69,12 @@ pub trait SourceVm: Send {
     /// The log may be on still.
     fn stop_dirty_log(&mut self) -> Result<(), VmError>;
 
+    /// Does what a pause would have to wait for otherwise, as far as it can while the guest runs.
+    ///
+    /// # Errors
+    /// If the guest cannot be moved as it is.
+    fn before_pause(&mut self) -> Result<(), VmError>;
+
     /// vCPUs stop, then devices drain. On an error the VM runs on.
     ///
     /// # Errors
@@ -89,6 +95,12 @@ pub trait SourceVm: Send {
     /// # Errors
     /// Nothing has changed then.
     fn save_state(&mut self) -> Result<Vec<u8>, VmError>;
+
+    /// Lets go of what only one machine may hold, such as its disks. Paused only; [`SourceVm::resume`] takes it back.
+    ///
+    /// # Errors
+    /// If something of the guest's would be lost by it.
+    fn release(&mut self) -> Result<(), VmError>;
 
     /// The pages that loading the state touches, and the guest when it runs on, as of the last saved state
     /// and as far as the machine can tell. Where pages are missing at the start, these are not.
@@ -128,7 +140,7 @@ pub trait DestinationVm: Send {
     /// Its network on this host, if it has one.
     fn network(&self) -> Option<Arc<dyn Network>>;
 
-    /// Runs.
+    /// Takes what only one machine may hold, which the source has let go of, and runs.
     ///
     /// # Errors
     /// It does not run then.
@@ -256,6 +268,14 @@ impl<'vm> PausedVm<'vm> {
     /// As there.
     pub fn take_dirty(&mut self, dirty: &mut PageSet) -> Result<(), VmError> {
         self.vm().take_dirty(dirty)
+    }
+
+    /// As [`SourceVm::release`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn release(&mut self) -> Result<(), VmError> {
+        self.vm().release()
     }
 
     /// As [`SourceVm::first_pages`].

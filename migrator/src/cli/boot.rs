@@ -80,8 +80,8 @@ impl Guest {
         if self.command_line.is_some() {
             bail!("a simulated guest has no command line: write its options as key=value");
         }
-        if !self.devices.nets.is_empty() || self.devices.rng {
-            bail!("a simulated guest has no devices: leave --net and --rng out");
+        if !self.devices.is_empty() {
+            bail!("a simulated guest has no devices: leave --net, --disk, --rng and --balloon out");
         }
         let workload = sim_workload(&self.words)?;
         check_memory_is_free(self.memory_bytes)?;
@@ -147,6 +147,15 @@ impl Guest {
             };
             devices.push(vmm::DeviceConfig::Net { mac });
             backends.push(vmm::Backend::Net(vmm::Tap::open(&net.tap)?));
+        }
+        for argument in &self.devices.disks {
+            let disk = vmm::Disk::new(&argument.path, argument.read_only)?;
+            devices.push(vmm::DeviceConfig::Block { read_only: argument.read_only, bytes: disk.bytes() });
+            backends.push(vmm::Backend::Disk(disk));
+        }
+        if self.devices.balloon {
+            devices.push(vmm::DeviceConfig::Balloon);
+            backends.push(vmm::Backend::Balloon);
         }
         if self.devices.rng {
             devices.push(vmm::DeviceConfig::Rng);

@@ -1,6 +1,6 @@
 //! Devices on the command line.
 
-use std::str::FromStr;
+use std::{path::PathBuf, str::FromStr};
 
 use clap::Args;
 
@@ -10,9 +10,22 @@ pub struct Devices {
     /// A network card on this tap, which is made if there is none; may be repeated
     #[arg(long = "net", value_name = "tap=NAME[,mac=ADDRESS]")]
     pub nets: Vec<NetArgument>,
+    /// A disk, which must exist: a raw file or a block device; may be repeated
+    #[arg(long = "disk", value_name = "path=FILE[,read-only]")]
+    pub disks: Vec<DiskArgument>,
     /// A source of random bytes
     #[arg(long)]
     pub rng: bool,
+    /// A balloon, by which the guest can give memory back
+    #[arg(long)]
+    pub balloon: bool,
+}
+
+impl Devices {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.nets.is_empty() && self.disks.is_empty() && !self.rng && !self.balloon
+    }
 }
 
 /// Devices of this host for a VM that comes
@@ -21,6 +34,9 @@ pub struct HostDevices {
     /// The tap for the VM's network card; repeat it for each card, in their order
     #[arg(long = "net", value_name = "tap=NAME", value_parser = tap_alone)]
     pub taps: Vec<String>,
+    /// The VM's disk as this host sees it; repeat it for each, in their order
+    #[arg(long = "disk", value_name = "path=FILE", value_parser = disk_alone)]
+    pub disks: Vec<PathBuf>,
 }
 
 /// A network card, as typed.
@@ -53,6 +69,44 @@ impl FromStr for NetArgument {
     }
 }
 
+/// A disk, as typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskArgument {
+    /// The file.
+    pub path: PathBuf,
+    /// The guest may not write to it.
+    pub read_only: bool,
+}
+
+impl FromStr for DiskArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DiskArgument, String> {
+        let (mut path, mut read_only) = (None, false);
+        for part in text.split(',') {
+            match part.split_once('=') {
+                Some(("path", file)) if !file.is_empty() => path = Some(file.into()),
+                None if part == "read-only" => read_only = true,
+                _ => {
+                    return Err(format!(
+                        "{part:?} is not understood: write path=FILE or path=FILE,read-only"
+                    ));
+                }
+            }
+        }
+        let path = path.ok_or_else(|| "say which file, as in path=disk.raw".to_owned())?;
+        Ok(DiskArgument { path, read_only })
+    }
+}
+
+fn disk_alone(text: &str) -> Result<PathBuf, String> {
+    let disk: DiskArgument = text.parse()?;
+    match disk.read_only {
+        true => Err("the VM brings along whether it may write to it: leave read-only out".to_owned()),
+        false => Ok(disk.path),
+    }
+}
+
 fn tap_alone(text: &str) -> Result<String, String> {
     let net: NetArgument = text.parse()?;
     match net.mac {
@@ -82,6 +136,18 @@ mod tests {
         }
         assert_eq!(tap_alone("tap=x"), Ok("x".to_owned()));
         assert!(tap_alone("tap=x,mac=02:00:00:00:00:01").is_err());
+    }
+
+    #[test]
+    fn disks_are_read() {
+        let disk = |read_only| DiskArgument { path: "d.raw".into(), read_only };
+        assert_eq!("path=d.raw".parse(), Ok(disk(false)));
+        assert_eq!("path=d.raw,read-only".parse(), Ok(disk(true)));
+        for wrong in ["", "d.raw", "path=", "read-only", "path=d,cache=none"] {
+            assert!(wrong.parse::<DiskArgument>().is_err(), "{wrong}");
+        }
+        assert_eq!(disk_alone("path=x"), Ok("x".into()));
+        assert!(disk_alone("path=x,read-only").is_err());
     }
 
     #[cfg(feature = "kvm")]

@@ -82,7 +82,8 @@ impl Receive {
         };
         let receiver = {
             let (daemon, interrupt) = (daemon.clone(), interrupt.clone());
-            let share = HostShare { backing: self.backing, taps: self.devices.taps };
+            let share =
+                HostShare { backing: self.backing, taps: self.devices.taps, disks: self.devices.disks };
             move || receive_one(&daemon, acceptor, &share, self.once, &interrupt, &mut user)
         };
         thread::Builder::new().name("receive".to_owned()).spawn(receiver).context("start a thread")?;

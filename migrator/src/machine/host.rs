@@ -38,6 +38,8 @@ pub struct HostShare {
     pub backing: Backing,
     /// Names of taps, one for each of its network cards.
     pub taps: Vec<String>,
+    /// Its disks: files or block devices that both hosts see.
+    pub disks: Vec<std::path::PathBuf>,
 }
 
 /// Makes machines of both kinds, and shows each to `made` before anything is in it.
@@ -55,7 +57,11 @@ impl<F: FnMut(&VmDescription, Handles)> Host<F> {
 
     #[cfg(feature = "kvm")]
     fn kvm_host(&self) -> KvmHost {
-        KvmHost { backing: self.share.backing.into(), taps: self.share.taps.clone() }
+        KvmHost {
+            backing: self.share.backing.into(),
+            taps: self.share.taps.clone(),
+            disks: self.share.disks.clone(),
+        }
     }
 
     fn create_kind(&self, vm: &VmDescription) -> Result<Machine, VmError> {

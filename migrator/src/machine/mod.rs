@@ -79,6 +79,14 @@ impl SourceVm for Machine {
         whichever!(self, vm => vm.save_state())
     }
 
+    fn before_pause(&mut self) -> Result<(), VmError> {
+        whichever!(self, vm => vm.before_pause())
+    }
+
+    fn release(&mut self) -> Result<(), VmError> {
+        whichever!(self, vm => vm.release())
+    }
+
     fn first_pages(&self) -> Vec<PageNumber> {
         whichever!(self, vm => vm.first_pages())
     }

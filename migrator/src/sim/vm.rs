@@ -36,6 +36,8 @@ pub enum Fault {
     Pause,
     /// [`SourceVm::save_state`]
     Save,
+    /// [`SourceVm::release`]
+    Release,
     /// [`SourceVm::take_dirty`]
     TakeDirty,
     /// [`DestinationVm::load_state`]
@@ -396,6 +398,14 @@ impl SourceVm for SimVm {
             .write(DEVICE_PAGE, &page)
             .map_err(|_| VmError { operation: "save a device", source: "abandoned".into() })?;
         postcard::to_stdvec(guest).map_err(VmError::new("encode the state"))
+    }
+
+    fn before_pause(&mut self) -> Result<(), VmError> {
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<(), VmError> {
+        self.trip(Fault::Release, "let go of the disks")
     }
 
     fn first_pages(&self) -> Vec<PageNumber> {

@@ -76,6 +76,7 @@ impl Migration<'_> {
     pub(crate) fn switchover(&mut self, now: Portion, missing: Portion) -> Result<Handover, MigrateError> {
         self.progress.update(|progress| progress.phase = Phase::Switchover);
         set_priority(Priority::Urgent);
+        self.vm.before_pause()?;
         let asks_absent = matches!(now, Portion::Everything);
         let begin = Instant::now();
         let mut paused_vm = PausedVm::pause(&mut *self.vm)?;
@@ -115,6 +116,9 @@ impl Migration<'_> {
             other => return Err(MigrateError::unexpected(other)),
         };
         let loaded = Instant::now();
+
+        // What only one side may hold is free before the other is told to take it.
+        paused_vm.release()?;
 
         // The handover. A cancel comes too late from here on.
         self.control.wire().ignore_interrupt();

@@ -43,6 +43,7 @@ fn a_fault_at_the_source_leaves_the_guest_running_and_the_next_try_succeeds() {
             (Fault::Save, 1),
             (Fault::TakeDirty, 0),
             (Fault::TakeDirty, 1),
+            (Fault::Release, 0),
         ] {
             let context = format!("{strategy} {fault:?} after {after}");
             let mut source = boot(1);

@@ -106,6 +106,14 @@ impl SourceVm for Spoilt<'_> {
         self.vm.resume()
     }
 
+    fn before_pause(&mut self) -> Result<(), migrator::vm::VmError> {
+        self.vm.before_pause()
+    }
+
+    fn release(&mut self) -> Result<(), migrator::vm::VmError> {
+        self.vm.release()
+    }
+
     fn first_pages(&self) -> Vec<u64> {
         self.vm.first_pages()
     }

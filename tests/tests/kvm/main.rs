@@ -2,5 +2,6 @@
 
 mod again;
 mod chain;
+mod disks;
 mod network;
 mod sizes;
