@@ -8,13 +8,13 @@ use crate::{ECHO_CONNECTIONS, HTTP_CONNECTIONS};
 
 /// Sockets of all services.
 pub const SOCKETS: usize = HTTP_CONNECTIONS + ECHO_CONNECTIONS + 1;
-/// Datagrams that wait, in and out.
-pub const DATAGRAMS: usize = 64;
+/// Datagrams that wait, in and out: those of half a second of a probe, which come at once after a long pause.
+pub const DATAGRAMS: usize = 512;
 
 const HTTP_RECEIVE_BYTES: usize = 2 * MAX_HEAD_BYTES;
 const HTTP_SEND_BYTES: usize = 4 * MAX_RESPONSE_BYTES;
 const ECHO_BYTES: usize = 8 << 10;
-const DATAGRAM_BYTES: usize = DATAGRAMS * 512;
+const DATAGRAM_BYTES: usize = DATAGRAMS * 128;
 /// The sockets' buffers. All zero is a value.
 pub struct Buffers {
     pub(crate) http: [([u8; HTTP_RECEIVE_BYTES], [u8; HTTP_SEND_BYTES]); HTTP_CONNECTIONS],
