@@ -14,7 +14,7 @@ use crate::kvm::CallError;
 pub(super) const MSR_IA32_TSC: u32 = 0x10;
 const MSR_IA32_APICBASE: u32 = 0x1b;
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
-const MSR_IA32_TSC_DEADLINE: u32 = 0x6e0;
+pub(super) const MSR_IA32_TSC_DEADLINE: u32 = 0x6e0;
 const MSR_IA32_CR_PAT: u32 = 0x277;
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
 const MSR_EFER: u32 = 0xc000_0080;

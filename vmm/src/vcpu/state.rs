@@ -179,7 +179,7 @@ impl StateBuffers {
         vcpu.set_lapic(&state.lapic).map_err(CallError::of("KVM_SET_LAPIC"))?;
         self.write_msrs(vcpu, state, tsc::ticks(gap.then(), state.tsc_khz))?;
         if self.has_tsc_offset {
-            tsc::go_on(vcpu, state, gap, reference)?;
+            tsc::go_on(vcpu, state, self.state.tsc_khz, gap, reference)?;
         }
         vcpu.set_debug_regs(&state.debug_regs).map_err(CallError::of("KVM_SET_DEBUGREGS"))?;
         // Events last: the calls above may raise or drop some.

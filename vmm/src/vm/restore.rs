@@ -116,6 +116,8 @@ impl Vm {
         // Clock before vCPUs: their clock MSRs make KVM write guest time, which must be the new one.
         let clock = advanced(&state.clock.clock, gap.now(), self.clock_knows_wall_time);
         self.vm.set_clock(&clock).map_err(CallError::of("KVM_SET_CLOCK"))?;
+        let here = self.vm.get_clock().map_err(CallError::of("KVM_GET_CLOCK"))?;
+        let gap = gap.with_clocks(&state.clock.clock, &here);
         // Interrupt chips before timer, timer before vCPUs: what a chip forwards while it is set is overwritten by the
         // local APICs' own state, which was read last.
         for chip in &state.chips {
