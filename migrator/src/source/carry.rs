@@ -39,7 +39,7 @@ const IN_DOUBT_LIMIT: Duration = Duration::from_secs(5);
 const MAX_KEPT_BYTES: usize = 16 << 20;
 
 /// Whose the frames are.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Stage {
     /// The guest stands still, and may run on here.
@@ -163,8 +163,7 @@ impl Cargo {
     /// Carries frames until the network has learned, or the guest runs on here. Returns how many were carried.
     fn carry(&mut self) -> u64 {
         let mut buffer = vec![0; NETWORK_HEADER_BYTES + MAX_NETWORK_FRAME_BYTES];
-        let begun = Instant::now();
-        let mut since_announced: Option<Instant> = None;
+        let (mut handed_over, mut announced) = (None::<Instant>, None::<Instant>);
         let mut link_holds = true;
         loop {
             let stage = self.stage();
@@ -175,6 +174,7 @@ impl Cargo {
                     // A cancel comes too late now, and the guest will not run on here.
                     self.wire.ignore_interrupt();
                     self.kept.clear();
+                    handed_over.get_or_insert_with(Instant::now);
                 }
             }
             if link_holds && let Err(error) = self.send_waiting(&mut buffer, stage) {
@@ -187,11 +187,13 @@ impl Cargo {
                 link_holds = false;
             }
             if stage == Stage::Announced {
-                since_announced.get_or_insert_with(Instant::now);
+                announced.get_or_insert_with(Instant::now);
             }
             let learning_time = self.network.learning_time();
-            let has_learned = since_announced.is_some_and(|since| since.elapsed() >= learning_time);
-            let in_doubt = stage == Stage::HandedOver && begun.elapsed() >= IN_DOUBT_LIMIT;
+            let has_learned = announced.is_some_and(|since| since.elapsed() >= learning_time);
+            // Counted from the handover, however long the pause was before it.
+            let in_doubt =
+                announced.is_none() && handed_over.is_some_and(|since| since.elapsed() >= IN_DOUBT_LIMIT);
             if has_learned || in_doubt || (!link_holds && stage != Stage::Paused) {
                 // A destination that is gone needs no last word.
                 self.wire.send(NetworkHeader::end().as_bytes()).ok();
