@@ -30,7 +30,7 @@ fn wrong_arguments_are_usage_errors() {
 #[test]
 fn wrong_guests_are_named() {
     let host = Host::new();
-    host.ferry(&["run", "doom"]).fails(1, &["no built-in guest called \"doom\"", "pulse or sim"]);
+    host.ferry(&["run", "doom"]).fails(1, &["no built-in guest called \"doom\"", "pulse, linux or sim"]);
     host.ferry(&["run", "sim", "speed=9"]).fails(1, &["sim has no option \"speed\""]);
     host.ferry(&["run", "sim", "rate=fast"]).fails(1, &["rate=fast"]);
     host.ferry(&["run", "sim", "--vcpus", "2"]).fails(1, &["one vCPU"]);

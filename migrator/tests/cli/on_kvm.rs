@@ -74,7 +74,8 @@ fn what_is_no_kernel_is_named() {
     let file = host.runtime().join("vmlinux");
     fs::write(&file, "#!/bin/sh\n").unwrap();
     let kernel = file.to_str().unwrap();
-    host.ferry(&["run", "--kernel", kernel, "--memory", "32MiB"]).fails(1, &["not an ELF file"]);
+    host.ferry(&["run", "--kernel", kernel, "--memory", "32MiB"])
+        .fails(1, &["neither a bzImage", "nor an ELF file"]);
     host.ferry(&["run", "--kernel", "/no/such/file"]).fails(1, &["/no/such/file", "No such file"]);
     host.ferry(&["run", "pulse", "speed=9"]).fails(1, &["pulse has no option \"speed\""]);
     host.ferry(&["run", "pulse", "--memory", "512GiB"]).fails(1, &["this host has"]);
