@@ -9,12 +9,15 @@
 //! source moves on only when the engine looks at its memory, so that a failure can be played again.
 
 mod guest;
+mod host;
 mod link;
+mod machine;
 mod memory;
 mod missing;
 mod network;
 mod vm;
 
 pub use guest::{SimGuest, SimWorkload};
+pub use host::SimHost;
 pub use link::{Cut, FailingConnector, Tally};
-pub use vm::{Fault, KIND, SimHost, SimObserver, SimVm};
+pub use vm::{Fault, KIND, SimObserver, SimVm};

@@ -2,25 +2,20 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread::{self, Builder, JoinHandle},
-    time::Duration,
+    sync::Arc,
+    thread::{Builder, JoinHandle},
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    guest::{CLOCK_PAGE, DEVICE_PAGE, SimGuest, SimWorkload, World, next},
-    memory::SimMemory,
-    missing::SimMissing,
-    network::{self, FRAMES_A_PAUSE, SimNetwork},
+    guest::{CLOCK_PAGE, DEVICE_PAGE, SimGuest, SimWorkload, World},
+    machine::{Machine, Shared},
+    network::FRAMES_A_PAUSE,
 };
 use crate::{
-    pages::{GuestPages, PAGE_SIZE, PageNumber, PageRun, PageSet, RunBytes},
-    vm::{DestinationHost, DestinationVm, MissingPages, Network, SourceVm, VmDescription, VmError},
+    pages::{GuestPages, PAGE_SIZE, PageNumber, PageSet},
+    vm::{DestinationVm, MissingPages, Network, SourceVm, VmDescription, VmError},
 };
 
 /// The kind of machine, as descriptions name it.
@@ -76,25 +71,9 @@ impl SimObserver {
     }
 }
 
-struct Shared {
-    network: SimNetwork,
-    memory: Arc<SimMemory>,
-    missing: Arc<SimMissing>,
-    machine: Mutex<Machine>,
-    /// How often memory was looked at: what a repeatable guest lives by.
-    looks: AtomicU64,
-}
-
-struct Machine {
-    guest: Option<SimGuest>,
-    log: Option<PageSet>,
-    running: bool,
-    ended: bool,
-}
-
 /// What a destination must know of the kind.
 #[derive(Serialize, Deserialize)]
-struct Description {
+pub(super) struct Description {
     workload: SimWorkload,
 }
 
@@ -113,21 +92,12 @@ impl SimVm {
         Ok(vm)
     }
 
-    fn empty(name: &str, page_count: u64) -> Result<SimVm, VmError> {
+    pub(super) fn empty(name: &str, page_count: u64) -> Result<SimVm, VmError> {
         if page_count < 8 {
             return Err(VmError { operation: "make a simulated machine", source: "it needs 8 pages".into() });
         }
-        let memory = Arc::new(SimMemory::new(page_count).map_err(VmError::new("map memory"))?);
-        let missing = Arc::new(SimMissing::new(memory.clone()).map_err(VmError::new("watch memory"))?);
-        let machine = Mutex::new(Machine { guest: None, log: None, running: false, ended: false });
-        let shared = Arc::new(Shared {
-            network: SimNetwork::default(),
-            memory,
-            missing,
-            machine,
-            looks: AtomicU64::new(0),
-        });
-        Ok(SimVm { name: name.to_owned(), shared, thread: None, faults: BTreeMap::new() })
+        let shared = Shared::new(page_count).map_err(VmError::new("map and watch memory"))?;
+        Ok(SimVm { name: name.to_owned(), shared: Arc::new(shared), thread: None, faults: BTreeMap::new() })
     }
 
     /// Makes an operation fail once, after it has succeeded `successes` times.
@@ -190,140 +160,12 @@ impl SimVm {
 
     /// Lets the guest run; one that lives in real time, or has pages to wait for, on its own thread.
     fn run(&mut self) -> Result<(), VmError> {
-        let mut machine = self.shared.lock();
-        machine.running = true;
-        let rate = machine.guest.as_ref().and_then(|guest| guest.workload.rate);
-        drop(machine);
-        if let (Some(rate), None) = (rate, &self.thread) {
+        if let (Some(rate), None) = (self.shared.run(), &self.thread) {
             let shared = self.shared.clone();
             let thread = Builder::new().name("sim-guest".to_owned()).spawn(move || shared.live(rate));
             self.thread = Some(thread.map_err(VmError::new("start the guest's thread"))?);
         }
         Ok(())
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Machine> {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn has_network(&self) -> bool {
-        self.lock().guest.as_ref().is_some_and(|guest| guest.workload.network)
-    }
-
-    /// The guest runs: it gets what has come meanwhile.
-    fn deliver_frames(&self) {
-        let mut machine = self.lock();
-        let Some(guest) = &mut machine.guest else { return };
-        let mut network = self.network.lock();
-        let backlog = std::mem::take(&mut network.backlog);
-        let frames = backlog.into_iter().chain(network.waiting.drain(..));
-        frames.for_each(|number| guest.receive_frame(number));
-    }
-
-    /// A guest in real time: makes the steps that are due, until the machine is dropped.
-    fn live(&self, rate: f64) {
-        let mut born = None;
-        loop {
-            let mut machine = self.lock();
-            if machine.ended {
-                return;
-            }
-            let running = machine.running;
-            if let Some(guest) = machine.guest.as_mut().filter(|_| running) {
-                let now = now_ns();
-                if guest.last_step_ns != 0 {
-                    guest.longest_gap_ns = guest.longest_gap_ns.max(now.saturating_sub(guest.last_step_ns));
-                }
-                guest.last_step_ns = now;
-                let (born_ns, steps) = *born.get_or_insert((now, guest.steps));
-                let due = steps + ((now - born_ns) as f64 * 1e-9 * rate) as u64;
-                // After a pause it does not run after what it missed.
-                let steps = due.saturating_sub(guest.steps).min(64);
-                if self.steps(&mut machine, steps).is_err() {
-                    return;
-                }
-            } else {
-                born = None;
-            }
-            drop(machine);
-            thread::sleep(Duration::from_micros(if running { 50 } else { 500 }));
-        }
-    }
-
-    /// A repeatable guest: every so many looks at its memory it makes a step.
-    fn look(&self) {
-        let look = self.looks.fetch_add(1, Ordering::Relaxed);
-        let mut machine = self.lock();
-        let seed = machine
-            .guest
-            .as_ref()
-            .filter(|guest| guest.workload.rate.is_none())
-            .map(|guest| guest.workload.seed);
-        if let Some(seed) = seed.filter(|_| machine.running) {
-            let luck = next(&mut (seed ^ look));
-            if luck.is_multiple_of(8) {
-                // Its pages are all here, so it is never abandoned while it waits.
-                self.steps(&mut machine, 1 + luck / 8 % 3).ok();
-            }
-        }
-    }
-
-    fn steps(&self, machine: &mut Machine, count: u64) -> Result<(), super::guest::Abandoned> {
-        let Machine { guest: Some(guest), log, .. } = machine else { return Ok(()) };
-        for _ in 0..count {
-            guest.step(&mut World { memory: &self.memory, missing: &self.missing, log: log.as_mut() })?;
-        }
-        Ok(())
-    }
-}
-
-impl GuestPages for Shared {
-    fn page_count(&self) -> u64 {
-        self.memory.page_count()
-    }
-
-    fn bytes(&self, run: PageRun) -> RunBytes<'_> {
-        self.look();
-        self.memory.bytes(run)
-    }
-
-    fn absent(&self) -> PageSet {
-        PageSet::empty(self.memory.page_count())
-    }
-}
-
-impl Network for Shared {
-    fn take_frame(&self, frame: &mut [u8]) -> Result<Option<(u16, usize)>, VmError> {
-        if self.lock().running {
-            return Err(VmError { operation: "take a frame", source: "the guest runs".into() });
-        }
-        Ok(self.network.lock().take().map(|number| (0, network::encode(number, frame))))
-    }
-
-    fn wait(&self, at_most: Duration) {
-        thread::sleep(at_most);
-    }
-
-    fn inject(&self, _: u16, frame: &[u8]) -> Result<(), VmError> {
-        let Some(number) = network::decode(frame) else { return Ok(()) };
-        let mut machine = self.lock();
-        let running = machine.running;
-        match machine.guest.as_mut().filter(|_| running) {
-            Some(guest) => guest.receive_frame(number),
-            None => self.network.lock().backlog.push(number),
-        }
-        Ok(())
-    }
-
-    fn announce(&self) -> Result<(), VmError> {
-        self.network.lock().announcements += 1;
-        Ok(())
-    }
-
-    fn learning_time(&self) -> Duration {
-        Duration::from_micros(200)
     }
 }
 
@@ -375,7 +217,6 @@ impl SourceVm for SimVm {
     }
 
     fn resume(&mut self) -> Result<(), VmError> {
-        self.shared.deliver_frames();
         self.run()
     }
 
@@ -451,7 +292,6 @@ impl DestinationVm for SimVm {
     fn start(&mut self) -> Result<(), VmError> {
         self.trip(Fault::Start, "start")?;
         self.run()?;
-        self.shared.deliver_frames();
         if self.thread.is_none() {
             // A repeatable guest makes its first steps here at once, whatever is missing.
             let shared = self.shared.clone();
@@ -472,57 +312,4 @@ impl Drop for SimVm {
             thread.join().ok();
         }
     }
-}
-
-/// Makes simulated machines.
-#[derive(Clone, Copy, Debug)]
-pub struct SimHost {
-    /// The largest guest it takes.
-    pub max_pages: u64,
-    /// An operation of the next machine to fail, and after how many successes.
-    pub fault: Option<(Fault, u32)>,
-}
-
-impl Default for SimHost {
-    fn default() -> SimHost {
-        SimHost { max_pages: 1 << 24, fault: None }
-    }
-}
-
-impl DestinationHost for SimHost {
-    type Vm = SimVm;
-
-    fn create(&mut self, vm: &VmDescription) -> Result<SimVm, VmError> {
-        let refuse =
-            |source: String| VmError { operation: "make a simulated machine", source: source.into() };
-        if vm.kind != KIND {
-            return Err(refuse(format!(
-                "this host makes {KIND} machines and the VM is of kind {:?}",
-                vm.kind
-            )));
-        }
-        if vm.page_count > self.max_pages {
-            return Err(refuse(format!(
-                "it has {} pages and this host room for {}",
-                vm.page_count, self.max_pages
-            )));
-        }
-        postcard::from_bytes::<Description>(&vm.machine)
-            .map_err(VmError::new("read the machine's description"))?;
-        let mut made = SimVm::empty(&vm.name, vm.page_count)?;
-        if let Some((fault, successes)) = self.fault.take() {
-            made.fail_after(fault, successes);
-        }
-        Ok(made)
-    }
-
-    fn check_missing_pages(&self, _: &VmDescription) -> Result<(), VmError> {
-        Ok(())
-    }
-}
-
-/// Nanoseconds since the host booted: the same clock for every process on it.
-fn now_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

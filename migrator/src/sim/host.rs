@@ -1,0 +1,51 @@
+//! A host of simulated machines.
+
+use super::vm::{Description, Fault, KIND, SimVm};
+use crate::vm::{DestinationHost, VmDescription, VmError};
+
+/// Makes simulated machines.
+#[derive(Clone, Copy, Debug)]
+pub struct SimHost {
+    /// The largest guest it takes.
+    pub max_pages: u64,
+    /// An operation of the next machine to fail, and after how many successes.
+    pub fault: Option<(Fault, u32)>,
+}
+
+impl Default for SimHost {
+    fn default() -> SimHost {
+        SimHost { max_pages: 1 << 24, fault: None }
+    }
+}
+
+impl DestinationHost for SimHost {
+    type Vm = SimVm;
+
+    fn create(&mut self, vm: &VmDescription) -> Result<SimVm, VmError> {
+        let refuse =
+            |source: String| VmError { operation: "make a simulated machine", source: source.into() };
+        if vm.kind != KIND {
+            return Err(refuse(format!(
+                "this host makes {KIND} machines and the VM is of kind {:?}",
+                vm.kind
+            )));
+        }
+        if vm.page_count > self.max_pages {
+            return Err(refuse(format!(
+                "it has {} pages and this host room for {}",
+                vm.page_count, self.max_pages
+            )));
+        }
+        postcard::from_bytes::<Description>(&vm.machine)
+            .map_err(VmError::new("read the machine's description"))?;
+        let mut made = SimVm::empty(&vm.name, vm.page_count)?;
+        if let Some((fault, successes)) = self.fault.take() {
+            made.fail_after(fault, successes);
+        }
+        Ok(made)
+    }
+
+    fn check_missing_pages(&self, _: &VmDescription) -> Result<(), VmError> {
+        Ok(())
+    }
+}
