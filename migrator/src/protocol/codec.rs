@@ -98,7 +98,8 @@ pub struct ControlLink<S, R> {
 impl<S: Serialize, R: DeserializeOwned> ControlLink<S, R> {
     /// Over a wire on which greetings have been exchanged.
     pub fn new(wire: Box<dyn Wire>) -> ControlLink<S, R> {
-        ControlLink { wire, buffer: vec![0; USUAL_MESSAGE_BYTES], messages: PhantomData }
+        // Zeros would be a promise of memory; what has been written to is there.
+        ControlLink { wire, buffer: vec![0xff; USUAL_MESSAGE_BYTES], messages: PhantomData }
     }
 
     /// Sends one message.

@@ -29,9 +29,9 @@ use crate::{
     urgent::{Priority, set_priority},
 };
 
-/// Pages sent along with a requested one, itself included: enough to save faults on neighbours, few
-/// enough that the vCPU does not wait for them noticeably.
-const PREFETCH_PAGES: u64 = 16;
+/// Pages sent after a requested one: enough to save faults on neighbours, few enough that whoever touches another page
+/// meanwhile does not wait for them noticeably.
+const PREFETCH_PAGES: u64 = 31;
 /// No page: the push goes on where it is.
 const NO_HINT: u64 = u64::MAX;
 /// The stage that the push is.
@@ -120,12 +120,19 @@ fn answer(
     if request.kind != FrameKind::Request {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    for page in request.segments.iter().flat_map(|(_, run)| run.pages()) {
-        let claimed = shared.claims.claim_within(PageRun::new(page, PREFETCH_PAGES));
-        // A page that the push claimed before is on its way, but behind others.
-        let again = claimed.is_none_or(|run| run.first != page).then_some(PageRun::one(page));
-        stream.send(pages, again.into_iter().chain(claimed), None, FrameKind::FrozenPages, |_| ())?;
+    let requested = || request.segments.iter().flat_map(|(_, run)| run.pages());
+    let mut send = |run| stream.send(pages, [run], None, FrameKind::FrozenPages, |_| ());
+    for page in requested() {
+        // A page that the push has claimed is on its way, but behind others.
+        shared.claims.claim_within(PageRun::one(page));
+        send(PageRun::one(page))?;
         shared.hint.store(page, Ordering::Relaxed);
+    }
+    // In frames of their own: the vCPU runs on while they are on their way.
+    for page in requested() {
+        if let Some(run) = shared.claims.claim_within(PageRun::new(page + 1, PREFETCH_PAGES)) {
+            send(run)?;
+        }
     }
     Ok(())
 }

@@ -104,13 +104,14 @@ impl Migration<'_> {
 
         let along = take_along(&*self.pages, &paused_vm.first_pages(), &mut missing);
         let missing_message = Missing::from_set(&missing);
-        let missing = any_missing.then(|| MissingAtSource::begin_serving(missing, self.server.as_ref()));
         self.control.send(&FromSource::State(StateMessage {
             state,
             missing: missing_message,
             along,
             digest,
         }))?;
+        // While the state is on its way: nothing is requested before it is there.
+        let missing = any_missing.then(|| MissingAtSource::begin_serving(missing, self.server.as_ref()));
         let load = match self.control.receive()? {
             FromDestination::Loaded(times) => times,
             other => return Err(MigrateError::unexpected(other)),

@@ -20,6 +20,10 @@ const TICK: Duration = Duration::from_millis(20);
 /// How long the rest of a message may take where nothing else is said.
 const REST_PATIENCE: Duration = Duration::from_secs(5);
 
+/// The most bytes that one system call moves. Where the kernel does not preempt itself, as servers' kernels do not, no
+/// other thread gets the processor before the call is over; and what was just copied still lies in the cache.
+const MAX_CALL_BYTES: usize = 128 << 10;
+
 /// A wire over a connected stream socket.
 pub struct FdWire {
     fd: OwnedFd,
@@ -67,8 +71,7 @@ impl FdWire {
         let mut next = 0;
         let mut idle_since: Option<Instant> = None;
         while next < self.parts.0.len() {
-            let batch = &self.parts.0[next..self.parts.0.len().min(next + libc::UIO_MAXIOV as usize)];
-            match step(self.fd.as_raw_fd(), batch) {
+            match self.step(next, &step) {
                 0 => return Err(closed.into()),
                 moved if moved > 0 => {
                     idle_since = None;
@@ -92,6 +95,23 @@ impl FdWire {
             }
         }
         Ok(())
+    }
+
+    /// Runs `step` once, over as many parts from `next` on as one call should move.
+    fn step(&mut self, next: usize, step: impl Fn(i32, &[libc::iovec]) -> isize) -> isize {
+        let parts = &mut self.parts.0[next..];
+        let (mut count, mut room) = (0, MAX_CALL_BYTES);
+        while count < parts.len().min(libc::UIO_MAXIOV as usize) && room > 0 {
+            room = room.saturating_sub(parts[count].iov_len);
+            count += 1;
+        }
+        // The last one may be longer than there is room: it is cut for this call.
+        let whole = parts[count - 1].iov_len;
+        let before: usize = parts[..count - 1].iter().map(|part| part.iov_len).sum();
+        parts[count - 1].iov_len = whole.min(MAX_CALL_BYTES - before);
+        let moved = step(self.fd.as_raw_fd(), &parts[..count]);
+        parts[count - 1].iov_len = whole;
+        moved
     }
 
     /// Takes `moved` bytes off the parts from `next` on; returns the first that is not done.
@@ -190,6 +210,23 @@ mod tests {
         b.receive(&mut there).unwrap();
         sender.join().unwrap().unwrap();
         assert!(head == [9; 5] && there.iter().all(|&byte| byte == 7));
+    }
+
+    #[test]
+    fn parts_that_one_call_cannot_move_arrive_whole() {
+        let (mut a, mut b) = pair(&Interrupt::default());
+        let lens = [MAX_CALL_BYTES - 1, 2, 0, 5 * MAX_CALL_BYTES, MAX_CALL_BYTES, 1, 3 * MAX_CALL_BYTES / 2];
+        let filled: Vec<Vec<u8>> = (1..)
+            .zip(lens)
+            .map(|(value, len)| (0..len).map(|at| (at % 251) as u8 ^ value).collect())
+            .collect();
+        let whole = filled.concat();
+        let sender = std::thread::spawn(move || a.send(&whole));
+        let mut received: Vec<Vec<u8>> = lens.iter().map(|&len| vec![0; len]).collect();
+        received.iter_mut().for_each(|part| b.parts.push(part.as_mut_ptr(), part.len()));
+        b.drive_receive().unwrap();
+        sender.join().unwrap().unwrap();
+        assert!(received == filled);
     }
 
     #[test]
