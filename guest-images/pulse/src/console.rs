@@ -138,7 +138,7 @@ impl Console {
     /// Queues text.
     pub fn say(&mut self, text: fmt::Arguments<'_>) {
         // `write_str` below never fails; what does not fit is dropped, since nobody may wait for a console.
-        let _ = self.write_fmt(text);
+        self.write_fmt(text).ok();
     }
 }
 

@@ -33,20 +33,28 @@ unsafe impl Hal for Identity {
         (page.addr() as PhysAddr, NonNull::new(page).expect("a static has an address"))
     }
 
+    /// # Safety
+    /// None is needed: nothing is touched.
     unsafe fn dma_dealloc(_: PhysAddr, _: NonNull<u8>, _: usize) -> i32 {
         // Queues live as long as the guest; one that could not be set up leaves its pages unused.
         0
     }
 
+    /// # Safety
+    /// None is needed: whoever uses the pointer answers for what lies there.
     unsafe fn mmio_phys_to_virt(address: PhysAddr, _: usize) -> NonNull<u8> {
         // Only PCI asks.
         NonNull::new(core::ptr::with_exposed_provenance_mut(address as usize))
             .expect("no device is at address 0")
     }
 
+    /// # Safety
+    /// None is needed: a buffer's address is all that is asked for.
     unsafe fn share(buffer: NonNull<[u8]>, _: BufferDirection) -> PhysAddr {
         buffer.cast::<u8>().as_ptr().expose_provenance() as PhysAddr
     }
 
+    /// # Safety
+    /// None is needed: nothing is touched.
     unsafe fn unshare(_: PhysAddr, _: NonNull<[u8]>, _: BufferDirection) {}
 }

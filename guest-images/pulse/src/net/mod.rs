@@ -72,9 +72,8 @@ impl Network {
     /// If the machine has no network device that could be used.
     ///
     /// # Safety
-    /// Once, on vCPU 0.
-    // Not a part of the caller's frame, which lasts for ever: a service is some 10 KiB before it is in its place.
-    #[inline(never)]
+    /// Called once, on vCPU 0: the buffers and sockets are handed out without asking who has them.
+    #[inline(never)] // The caller's frame lasts for ever, and a service is some 10 KiB before it is in its place.
     pub unsafe fn start(guest: &Guest) -> Result<Option<&'static mut Self>, NoDevice> {
         let Some(address) = guest.line.network else { return Ok(None) };
         let (transport, window) = find::network_device(&guest.line.virtio)?;

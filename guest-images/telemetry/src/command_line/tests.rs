@@ -138,9 +138,19 @@ fn windows_are_written_as_for_linux() {
 
 proptest::proptest! {
     #[test]
-    fn any_text_is_parsed_or_refused(text in ".{0,60}") {
-        let _ = (text.parse::<Network>(), text.parse::<VirtioWindow>());
-        let _ = CommandLine::parse(&text);
+    fn any_text_is_refused_or_means_what_it_is_printed_as(
+        text in ".{0,60}|[0-9a-fgw.,/=]{7,24}|[0-9]{1,3}[KkM]?@0x[0-9a-f]{1,9}:[0-9]{1,3}|(pulse )?(seed|check|net)=.{1,9}",
+    ) {
+        if let Ok(network) = text.parse::<Network>() {
+            proptest::prop_assert_eq!(network.to_string().parse(), Ok(network));
+        }
+        if let Ok(window) = text.parse::<VirtioWindow>() {
+            proptest::prop_assert_eq!(window.to_string().parse(), Ok(window));
+        }
+        if let Ok(line) = CommandLine::parse(&text) {
+            let printed = line.to_string();
+            proptest::prop_assert_eq!(CommandLine::parse(&printed), Ok(line));
+        }
     }
 
     #[test]

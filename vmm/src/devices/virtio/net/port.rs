@@ -202,7 +202,7 @@ impl NetPort {
         }
         count(&self.shared.counters.injected);
         // Fails only when the counter is full, and then the worker is awake.
-        let _ = self.shared.control.write(1);
+        self.shared.control.write(1).ok();
         Ok(())
     }
 
