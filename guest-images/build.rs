@@ -4,22 +4,13 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Set by the cargo that runs this, and wrong for another target or another workspace.
-const NOT_INHERITED: [&str; 9] = [
-    "RUSTFLAGS",
-    "CARGO_ENCODED_RUSTFLAGS",
-    "RUSTC_WRAPPER",
-    "RUSTC_WORKSPACE_WRAPPER",
-    "CARGO_BUILD_TARGET",
-    "CARGO_TARGET_DIR",
-    "CARGO_BUILD_TARGET_DIR",
-    "LLVM_PROFILE_FILE",
-    "CARGO_MAKEFLAGS",
-];
+#[path = "linux/src/fresh_cargo.rs"]
+mod fresh_cargo;
 
 fn main() {
     for path in [
         "build.rs",
+        "linux/src/fresh_cargo.rs",
         "pulse/Cargo.toml",
         "pulse/Cargo.lock",
         "pulse/build.rs",
@@ -39,9 +30,7 @@ fn main() {
         .args(["build", "--release", "--locked", "--manifest-path", "pulse/Cargo.toml"])
         .arg("--target-dir")
         .arg(&target);
-    for name in NOT_INHERITED {
-        cargo.env_remove(name);
-    }
+    fresh_cargo::inherit_no_build(&mut cargo);
     let status = cargo.status().expect("run cargo for guest-images/pulse");
     assert!(status.success(), "guest-images/pulse does not build: {status}");
     println!("cargo::rustc-env=PULSE={}", target.join("release/pulse").display());

@@ -6,7 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use linux_guest::{cpio::Archive, debian::Debian, modules::Modules};
+use linux_guest::{
+    cpio::Archive,
+    debian::Debian,
+    image::{put_busybox, put_modules},
+    modules::Modules,
+};
 
 /// What a host's kernel needs beside what is built into it: its own devices, machines for guests, their networks, and
 /// bad links.
@@ -47,21 +52,14 @@ pub(super) fn write(
     archive.file("etc/inittab", 0o644, include_bytes!("files/inittab"))?;
     archive.file("etc/rcS", 0o755, include_bytes!("files/rcS"))?;
     archive.file("etc/profile", 0o644, include_bytes!("files/profile"))?;
-    archive.copy("bin/busybox", 0o755, &debian.busybox)?;
-    archive.symlink("init", "bin/busybox")?;
-    archive.symlink("bin/sh", "busybox")?;
+    put_busybox(&mut archive, debian)?;
     archive.symlink("bin/init", "busybox")?;
     archive.copy("bin/ferry", 0o755, &programs.ferry)?;
     archive.copy("bin/host-agent", 0o755, &programs.agent)?;
     archive.symlink("bin/shape", "host-agent")?;
     archive.symlink("bin/nanoseconds", "host-agent")?;
-    let mut order = String::new();
-    for module in Modules::of(&debian.modules)?.in_load_order(&MODULES)? {
-        archive.file(&format!("modules/{}.ko", module.name), 0o644, &module.bytes)?;
-        order.push_str(&module.name);
-        order.push('\n');
-    }
-    archive.file("modules/order", 0o644, order.as_bytes())?;
+    let modules = Modules::of(&debian.modules)?.in_load_order(&MODULES)?;
+    put_modules(&mut archive, "modules/order", &modules)?;
     for (from, to) in files {
         archive.copy(to, 0o755, from)?;
     }

@@ -11,7 +11,11 @@ use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use vmm::{Backend, Backing, CpuModel, DeviceConfig, Event, PAGE_BYTES, Vm, VmConfig};
+use vmm::{Backend, Backing, CpuModel, DeviceConfig, Event, Vm, VmConfig};
+
+mod moving;
+
+use moving::copy_memory;
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -82,20 +86,7 @@ fn moved(mut from: Vm, cpu: &CpuModel, index: u64) -> Result<Vm, Box<dyn Error>>
     let start = Instant::now();
     from.pause()?;
     let state = from.save()?;
-    let mut resident = vec![0; from.memory().bitmap_words()];
-    from.memory().resident(&mut resident)?;
-    let mut pages = 0u64;
-    for page in 0..from.memory().page_count() {
-        if resident[(page / 64) as usize] >> (page % 64) & 1 == 1 {
-            let at = (page * PAGE_BYTES) as usize;
-            // SAFETY: both memories have this page, they are apart, and no vCPU of either runs.
-            unsafe {
-                let (from, to) = (from.memory().as_ptr().add(at), to.memory().as_ptr().add(at));
-                std::ptr::copy_nonoverlapping(from, to, PAGE_BYTES as usize);
-            }
-            pages += 1;
-        }
-    }
+    let pages = copy_memory(&from, &to)?;
     to.restore(&state)?;
     let bytes = state.len();
     eprintln!("boot_linux: move {index}: {pages} pages, {bytes} bytes of state, {:?}", start.elapsed());
@@ -124,7 +115,7 @@ impl Write for Output {
             if *byte == b'\n' {
                 tell_difference(&String::from_utf8_lossy(&self.line));
                 // Nobody waits any more after the last move.
-                let _ = self.lines.send(String::from_utf8_lossy(&self.line).trim().to_owned());
+                self.lines.send(String::from_utf8_lossy(&self.line).trim().to_owned()).ok();
                 self.line.clear();
             } else {
                 self.line.push(*byte);

@@ -14,9 +14,12 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use vmm::{
-    Backend, Backing, CpuModel, DeviceConfig, Disk, Event, MAX_FRAME_BYTES, MacAddress, PAGE_BYTES, Tap, Vm,
-    VmConfig,
+    Backend, Backing, CpuModel, DeviceConfig, Disk, Event, MAX_FRAME_BYTES, MacAddress, Tap, Vm, VmConfig,
 };
+
+mod moving;
+
+use moving::copy_memory;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -97,20 +100,7 @@ fn moved(mut from: Vm, mut to: Vm) -> Result<Vm> {
     from.pause()?;
     let state = from.save()?;
     from.release_disks()?;
-    let mut resident = vec![0; from.memory().bitmap_words()];
-    from.memory().resident(&mut resident)?;
-    let mut pages = 0u64;
-    for page in 0..from.memory().page_count() {
-        if resident[(page / 64) as usize] >> (page % 64) & 1 == 1 {
-            let at = (page * PAGE_BYTES) as usize;
-            // SAFETY: both memories have this page, they are apart, and no vCPU of either runs.
-            unsafe {
-                let (from, to) = (from.memory().as_ptr().add(at), to.memory().as_ptr().add(at));
-                std::ptr::copy_nonoverlapping(from, to, PAGE_BYTES as usize);
-            }
-            pages += 1;
-        }
-    }
+    let pages = copy_memory(&from, &to)?;
     to.restore(&state)?;
     to.take_disks()?;
     let (source, destination) = (from.network().remove(0), to.network().remove(0));
@@ -155,7 +145,7 @@ impl Write for Lines {
                 let line = String::from_utf8_lossy(&self.line).trim().to_owned();
                 println!("{}{line}", self.before);
                 // Nobody waits any more after the guest's end.
-                let _ = self.lines.send(line);
+                self.lines.send(line).ok();
                 self.line.clear();
             }
         }

@@ -31,21 +31,33 @@ pub fn write(path: &Path, debian: &Debian, stamper: &Path) -> io::Result<()> {
     archive.file("www/cgi-bin/clock", 0o755, include_bytes!("guest/clock"))?;
     archive.file("www/cgi-bin/dmesg", 0o755, include_bytes!("guest/dmesg"))?;
     archive.file("www/cgi-bin/ticks", 0o755, include_bytes!("guest/ticks"))?;
-    archive.copy("bin/busybox", 0o755, &debian.busybox)?;
-    archive.symlink("init", "bin/busybox")?;
-    archive.symlink("bin/sh", "busybox")?;
+    put_busybox(&mut archive, debian)?;
     archive.copy("bin/stamper", 0o755, stamper)?;
     let modules = Modules::of(&debian.modules)?;
     let always = modules.in_load_order(&[&MODULES[..], &[DISK_DRIVER]].concat())?;
     let mut for_disks = modules.in_load_order(&DISK)?;
     for_disks.retain(|module| always.iter().all(|other| other.name != module.name));
-    write_modules(&mut archive, "modules/order", &always)?;
-    write_modules(&mut archive, "modules/order.disk", &for_disks)?;
+    put_modules(&mut archive, "modules/order", &always)?;
+    put_modules(&mut archive, "modules/order.disk", &for_disks)?;
     archive.finish()?;
     Ok(())
 }
 
-fn write_modules<W: io::Write>(archive: &mut Archive<W>, list: &str, modules: &[Module]) -> io::Result<()> {
+/// Puts the shell into an image, which is its first process as well.
+///
+/// # Errors
+/// If it cannot be read, or the archive not written.
+pub fn put_busybox<W: io::Write>(archive: &mut Archive<W>, debian: &Debian) -> io::Result<()> {
+    archive.copy("bin/busybox", 0o755, &debian.busybox)?;
+    archive.symlink("init", "bin/busybox")?;
+    archive.symlink("bin/sh", "busybox")
+}
+
+/// Puts modules into an image, and at `list` their names in the order to load them in.
+///
+/// # Errors
+/// If the archive cannot be written.
+pub fn put_modules<W: io::Write>(archive: &mut Archive<W>, list: &str, modules: &[Module]) -> io::Result<()> {
     let mut order = String::new();
     for module in modules {
         archive.file(&format!("modules/{}.ko", module.name), 0o644, &module.bytes)?;

@@ -11,6 +11,7 @@
 
 pub mod cpio;
 pub mod debian;
+mod fresh_cargo;
 pub mod image;
 pub mod modules;
 pub mod recipe;

@@ -8,21 +8,10 @@ use std::{
     process::{Command, ExitStatus},
 };
 
+use crate::fresh_cargo::inherit_no_build;
+
 /// The one target whose C library can be linked into a program by flag.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-
-/// Set by a cargo or a test runner that runs this, and wrong for another build.
-const NOT_INHERITED: [&str; 9] = [
-    "RUSTFLAGS",
-    "CARGO_ENCODED_RUSTFLAGS",
-    "RUSTC_WRAPPER",
-    "RUSTC_WORKSPACE_WRAPPER",
-    "CARGO_BUILD_TARGET",
-    "CARGO_TARGET_DIR",
-    "CARGO_BUILD_TARGET_DIR",
-    "LLVM_PROFILE_FILE",
-    "CARGO_MAKEFLAGS",
-];
 
 /// Why there are none.
 #[derive(Debug, thiserror::Error)]
@@ -68,9 +57,7 @@ pub fn build(programs: &[(&str, &str)]) -> Result<PathBuf, BuildError> {
     for (package, bin) in programs {
         cargo.args(["--package", package, "--bin", bin]);
     }
-    for name in NOT_INHERITED {
-        cargo.env_remove(name);
-    }
+    inherit_no_build(&mut cargo);
     // What is carried into each machine is kept small.
     cargo.env("CARGO_PROFILE_RELEASE_STRIP", "symbols").env("CARGO_PROFILE_RELEASE_DEBUG", "none");
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
