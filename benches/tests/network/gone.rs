@@ -68,15 +68,11 @@ fn a_dropped_network_is_gone_and_the_host_never_saw_it() {
     assert_eq!(host_interfaces(), before);
 }
 
+/// Set for the process that a test starts of itself, to be killed.
 const HOLD: &str = "FERRY_TEST_HOLDS_A_NETWORK";
 
-/// Played by a process of its own, which is killed.
-#[test]
-#[ignore = "a part that another test has a process play"]
+/// Played by a process of its own, until it is killed.
 fn hold_a_network() {
-    if env::var_os(HOLD).is_none() {
-        return;
-    }
     let network = Network::up(&NetworkConfig::default()).unwrap();
     let mut child = Command::new("sleep");
     network.enter(Side::Source, child.arg("600")).unwrap();
@@ -89,12 +85,15 @@ fn hold_a_network() {
 
 #[test]
 fn a_killed_harness_leaves_nothing() {
+    if env::var_os(HOLD).is_some() {
+        return hold_a_network();
+    }
     if network("a_killed_harness_leaves_nothing", &NetworkConfig::default()).is_none() {
         return;
     }
     let before = host_interfaces();
     let mut harness = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "gone::hold_a_network", "--ignored", "--nocapture"])
+        .args(["--exact", "gone::a_killed_harness_leaves_nothing", "--nocapture"])
         .env(HOLD, "1")
         .stdout(Stdio::piped())
         .spawn()

@@ -47,6 +47,19 @@ impl MachineKind {
     }
 }
 
+/// A machine to start, and what its guest is told.
+#[derive(Clone, Copy)]
+pub struct Order<'a> {
+    pub kind: MachineKind,
+    pub by: Accelerator,
+    pub memory_bytes: u64,
+    pub vcpus: u64,
+    /// The guest's command line.
+    pub line: &'a str,
+    /// Devices besides the usual ones, as QEMU's arguments.
+    pub devices: &'a [String],
+}
+
 /// A QEMU just started.
 pub struct Launched {
     pub qemu: Child,
@@ -56,14 +69,8 @@ pub struct Launched {
 }
 
 /// `None`, with the reason, if there is no QEMU.
-pub fn launch(
-    kind: MachineKind,
-    by: Accelerator,
-    memory_bytes: u64,
-    vcpus: u64,
-    line: &str,
-    devices: &[String],
-) -> Option<Launched> {
+pub fn launch(order: Order<'_>) -> Option<Launched> {
+    let Order { kind, by, memory_bytes, vcpus, line, devices } = order;
     let shm = Path::new("/dev/shm");
     let directory = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
     let (image, memory) = (directory.path().join("pulse"), directory.path().join("memory"));
@@ -88,7 +95,7 @@ pub fn launch(
         Ok(qemu) => qemu,
         Err(error) => {
             let thread = std::thread::current();
-            eprintln!("SKIPPED {}: cannot run {QEMU}: {error}", thread.name().unwrap_or("a test"));
+            println!("skipped: {}: cannot run {QEMU}: {error}", thread.name().unwrap_or("a test"));
             return None;
         }
     };

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::process::{Child, ChildStdin, Command};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use guest_images::pulse::CommandLine;
@@ -15,9 +15,9 @@ use telemetry::{
 };
 use tempfile::TempDir;
 
-use crate::launch::{Accelerator, Launched, MachineKind, launch};
+use crate::launch::{Accelerator, Launched, MachineKind, Order, launch};
 
-/// No guest takes so long for anything, even on a software CPU on a busy machine.
+/// No guest takes so long for anything, even on a software CPU on a busy machine: whoever waits longer waits in vain.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running guest. Dropping it ends it.
@@ -41,28 +41,23 @@ impl Machine {
         memory_bytes: u64,
         line: &CommandLine,
     ) -> Option<Self> {
-        Self::spawn(kind, by, memory_bytes, line.vcpus, &line.to_string(), &[])
+        let (vcpus, line) = (line.vcpus, line.to_string());
+        Self::of(Order { kind, by, memory_bytes, vcpus, line: &line, devices: &[] })
     }
 
     pub fn start_with(line: &str, memory_bytes: u64) -> Option<Self> {
-        Self::spawn(MachineKind::Microvm, Accelerator::best(), memory_bytes, 1, line, &[])
+        let (kind, by) = (MachineKind::Microvm, Accelerator::best());
+        Self::of(Order { kind, by, memory_bytes, vcpus: 1, line, devices: &[] })
     }
 
     /// With devices besides the usual ones, as QEMU's arguments.
     pub fn start_with_devices(memory_bytes: u64, line: &CommandLine, devices: &[String]) -> Option<Self> {
-        let by = Accelerator::best();
-        Self::spawn(MachineKind::Microvm, by, memory_bytes, line.vcpus, &line.to_string(), devices)
+        let (kind, by, vcpus) = (MachineKind::Microvm, Accelerator::best(), line.vcpus);
+        Self::of(Order { kind, by, memory_bytes, vcpus, line: &line.to_string(), devices })
     }
 
-    fn spawn(
-        kind: MachineKind,
-        by: Accelerator,
-        memory_bytes: u64,
-        vcpus: u64,
-        line: &str,
-        devices: &[String],
-    ) -> Option<Self> {
-        let Launched { mut qemu, memory, directory } = launch(kind, by, memory_bytes, vcpus, line, devices)?;
+    fn of(order: Order<'_>) -> Option<Self> {
+        let Launched { mut qemu, memory, directory } = launch(order)?;
         let (sender, lines) = channel();
         let output = BufReader::new(qemu.stdout.take().unwrap());
         std::thread::spawn(move || {
@@ -116,13 +111,30 @@ impl Machine {
         self.write(GAP_EPOCH_ADDRESS, &epoch.to_le_bytes());
     }
 
-    /// Stops all of QEMU's threads for a while.
+    /// Stops all of QEMU's threads, and lets them go on when they have stood still for a while.
     pub fn pause_for(&self, pause: Duration) {
-        for (signal, wait) in [("-STOP", pause), ("-CONT", Duration::ZERO)] {
-            let status = Command::new("kill").args([signal, &self.qemu.id().to_string()]).status().unwrap();
-            assert!(status.success());
-            std::thread::sleep(wait);
+        self.signal("-STOP");
+        let start = Instant::now();
+        while !self.stands_still() {
+            assert!(start.elapsed() < PATIENCE, "QEMU does not stop");
+            std::thread::sleep(Duration::from_millis(2));
         }
+        std::thread::sleep(pause);
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.qemu.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Each thread's state, behind its name in parentheses, is `T`.
+    fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.qemu.id())).unwrap();
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        })
     }
 
     pub fn type_line(&mut self, line: &str) {
@@ -132,14 +144,16 @@ impl Machine {
     pub fn wait_for_line(&mut self, part: &str) {
         let start = Instant::now();
         while !self.seen.iter().any(|line| line.contains(part)) {
-            let left = PATIENCE.saturating_sub(start.elapsed());
-            match self.lines.recv_timeout(left) {
+            // A guest that prints without end must not be listened to without end.
+            let left = PATIENCE.checked_sub(start.elapsed()).ok_or(RecvTimeoutError::Timeout);
+            match left.and_then(|left| self.lines.recv_timeout(left)) {
                 Ok(line) => self.seen.push(line),
                 Err(error) => panic!("no {part:?} on the console ({error}): {:?}", self.seen),
             }
         }
     }
 
+    /// All that the guest said; QEMU has ended, and with it its output.
     fn drain(&mut self) -> &[String] {
         self.seen.extend(self.lines.iter());
         &self.seen
@@ -166,7 +180,8 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
+        // It may have ended already.
+        self.qemu.kill().ok();
+        self.qemu.wait().ok();
     }
 }

@@ -54,6 +54,7 @@ impl Networked {
     fn connect(to: SocketAddr) -> TcpStream {
         let stream = TcpStream::connect(to).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         stream
     }
@@ -149,7 +150,7 @@ fn what_is_asked_wrongly_is_refused() {
         let mut stream = Networked::connect(net.http);
         let noise: Vec<u8> = (1..=seed * 40).map(|i| ((i * i * seed) >> 3) as u8).collect();
         // The guest may have closed by then.
-        let _ = stream.write_all(&noise);
+        stream.write_all(&noise).ok();
     }
     assert_eq!(ask(&mut Networked::connect(net.http), GET).0, "200 OK");
     net.ends_well();
@@ -211,12 +212,13 @@ fn datagrams_are_echoed() {
             socket.send(&datagram).unwrap();
             match socket.recv(&mut buffer) {
                 Ok(bytes) if buffer[..bytes] == datagram => break,
+                // One that was taken for lost before.
                 Ok(_) => {}
                 Err(error) => {
                     assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
-                    assert!(start.elapsed() < PATIENCE, "datagram {i} is not echoed");
                 }
             }
+            assert!(start.elapsed() < PATIENCE, "datagram {i} is not echoed");
         }
     }
     assert!(net.machine.snapshot().network.datagrams >= 100);
