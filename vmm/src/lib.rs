@@ -52,13 +52,13 @@ pub use cpu::{CpuLeaf, CpuMismatch, CpuModel, CpuModelError};
 pub use devices::Console;
 pub use devices::serial::{MAX_WAITING_INPUT_BYTES, SerialStateError};
 pub use devices::virtio::MAX_DEVICES;
+pub use devices::virtio::backend::{Backend, DeviceCreateError};
 pub use devices::virtio::balloon::BalloonPort;
 pub use devices::virtio::block::{Disk, DiskError, SECTOR_BYTES};
 pub use devices::virtio::net::{
     InjectError, MAX_FRAME_BYTES, MAX_WAITING_BYTES, MAX_WAITING_FRAMES, MacAddress, NetCounters, NetPort,
     ParseMacError, Tap, TapError, VNET_HEADER_BYTES,
 };
-pub use devices::virtio::set::{Backend, DeviceCreateError};
 pub use devices::virtio::state::{DeviceStateError, FunctionStateError};
 pub use event::{Event, Events, FailReason, Registers};
 pub use host::{Host, KvmFacts, TransparentHugePages, probe};

@@ -12,8 +12,10 @@
 //! any of it is applied.
 //!
 //! - `section`: the frame, without meaning;
-//! - `machine`: which sections there are and what is in them; `error`: what may be wrong with them.
+//! - `machine`: which sections there are and what is in them, and how they are written; `decode`: how they are read;
+//! - `error`: what may be wrong with them.
 
+mod decode;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;

@@ -12,7 +12,7 @@ use crate::config::{Backing, ConfigError, VmConfig};
 use crate::cpu::CpuModel;
 use crate::devices::serial::{self, SerialPort};
 use crate::devices::virtio;
-use crate::devices::virtio::set::{Backend, DeviceCreateError};
+use crate::devices::virtio::backend::{Backend, DeviceCreateError};
 use crate::devices::{Bus, ExitPort, KeyboardController, PanicPort, PowerRegisters, power};
 use crate::event::Events;
 use crate::host;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{RestoreError, Vm};
+use crate::devices::virtio::backend::{Backend, DeviceCreateError};
 use crate::devices::virtio::driver::{Driver, PATIENCE, places, until};
-use crate::devices::virtio::set::{Backend, DeviceCreateError};
 use crate::{
     Backing, CpuModel, CreateError, DeviceConfig, Disk, DiskError, MacAddress, MissingPages, NetPort, Tap,
     VmConfig, probe,

@@ -11,6 +11,7 @@
 //! - `registers`: what a driver writes before it may use a queue;
 //! - `queue`, `chain`: virtio-queue, with hostile drivers in mind;
 //! - `function`: what differs between kinds of devices; `net`, `rng`, `block`, `console` and `balloon` are such;
+//! - `backend`: what each kind needs of the host; `set`: all devices of a machine;
 //! - `worker`: the thread; `interrupt`: the line;
 //! - `state`: what is saved.
 //!
@@ -25,6 +26,7 @@
 //! that one hands the interrupt to a kernel work queue, where it may still be when the machine is saved. They are edges:
 //! a driver acknowledges before it looks at its queues, so none is lost.
 
+pub(crate) mod backend;
 pub(crate) mod balloon;
 pub(crate) mod block;
 mod chain;
@@ -35,7 +37,7 @@ pub(crate) mod net;
 mod queue;
 mod registers;
 mod rng;
-pub(crate) mod set;
+mod set;
 pub(crate) mod state;
 mod transport;
 mod worker;

@@ -1,13 +1,16 @@
 //! The seam: what the engine asks of a machine, and all it knows of one.
 //!
-//! [`crate::sim`] implements it without KVM, `kvm_vm.rs` over Ferry's own machine.
+//! [`crate::sim`] implements it without KVM, `kvm_vm` over Ferry's own machine.
 
 use std::{error::Error, os::fd::BorrowedFd, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::paused::PausedVm;
 use crate::pages::{GuestPages, PageNumber, PageRun, PageSet};
+
+mod paused;
 
 /// A machine could not do what the engine asked.
 #[derive(Debug, Error)]
@@ -236,70 +239,4 @@ pub trait DestinationHost {
     /// # Errors
     /// In words for the user: what is not permitted, and how to permit it.
     fn check_missing_pages(&self, vm: &VmDescription) -> Result<(), VmError>;
-}
-
-/// A VM that stands still and runs on when this is dropped, whatever went wrong: "paused on success,
-/// resumed on failure" as a type.
-pub struct PausedVm<'vm> {
-    vm: Option<&'vm mut dyn SourceVm>,
-}
-
-impl<'vm> PausedVm<'vm> {
-    /// Pauses.
-    ///
-    /// # Errors
-    /// The VM runs on then.
-    pub fn pause(vm: &'vm mut dyn SourceVm) -> Result<PausedVm<'vm>, VmError> {
-        vm.pause()?;
-        Ok(PausedVm { vm: Some(vm) })
-    }
-
-    /// As [`SourceVm::save_state`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn save_state(&mut self) -> Result<Vec<u8>, VmError> {
-        self.vm().save_state()
-    }
-
-    /// As [`SourceVm::take_dirty`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn take_dirty(&mut self, dirty: &mut PageSet) -> Result<(), VmError> {
-        self.vm().take_dirty(dirty)
-    }
-
-    /// As [`SourceVm::release`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn release(&mut self) -> Result<(), VmError> {
-        self.vm().release()
-    }
-
-    /// As [`SourceVm::first_pages`].
-    pub fn first_pages(&mut self) -> Vec<PageNumber> {
-        self.vm().first_pages()
-    }
-
-    /// Gives up the duty to run this guest, for ever: it will not be resumed here. Done just before
-    /// the destination is told to start it.
-    pub fn relinquish(mut self) {
-        self.vm = None;
-    }
-
-    fn vm(&mut self) -> &mut dyn SourceVm {
-        &mut **self.vm.as_mut().expect("only relinquish takes it, and consumes self")
-    }
-}
-
-impl Drop for PausedVm<'_> {
-    fn drop(&mut self) {
-        if let Some(vm) = self.vm.take()
-            && let Err(error) = vm.resume()
-        {
-            tracing::error!(error = &error as &dyn Error, "the guest could not be resumed");
-        }
-    }
 }

@@ -1,0 +1,181 @@
+//! Ferry's own machine behind the engine's seam: only here the engine knows `vmm`.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use vmm::{Backend, CpuModel, DeviceConfig, DiskError, Vm, VmConfig};
+
+pub use self::host::KvmHost;
+use self::{
+    network::KvmNetwork,
+    pages::{KvmMissing, KvmPages},
+};
+use crate::{
+    pages::{GuestPages, PageNumber, PageSet},
+    vm::{DestinationVm, MissingPages, Network, SourceVm, VmDescription, VmError},
+};
+
+mod host;
+mod network;
+mod pages;
+
+/// The kind of machine, as descriptions name it.
+pub const KIND: &str = "kvm";
+
+/// A KVM machine that can be moved.
+pub struct KvmVm {
+    name: String,
+    vm: Vm,
+    pages: Arc<KvmPages>,
+}
+
+/// What a destination must know of the kind.
+#[derive(Serialize, Deserialize)]
+struct Machine {
+    cpu: CpuModel,
+    devices: Vec<DeviceConfig>,
+}
+
+impl KvmVm {
+    /// A machine with nothing in it; `backends` are what its devices need of this host, in their order.
+    ///
+    /// # Errors
+    /// Whatever `vmm` says.
+    pub fn new(
+        name: &str,
+        config: &VmConfig,
+        cpu: &CpuModel,
+        backends: Vec<Backend>,
+    ) -> Result<KvmVm, VmError> {
+        let vm = Vm::new(config, cpu, backends).map_err(VmError::new("make a machine"))?;
+        let pages = Arc::new(KvmPages(vm.memory().clone()));
+        Ok(KvmVm { name: name.to_owned(), vm, pages })
+    }
+
+    /// The machine itself, for what is no concern of a migration.
+    pub fn machine(&self) -> &Vm {
+        &self.vm
+    }
+
+    /// The machine itself, to boot it.
+    pub fn machine_mut(&mut self) -> &mut Vm {
+        &mut self.vm
+    }
+}
+
+impl SourceVm for KvmVm {
+    fn describe(&self) -> VmDescription {
+        let (cpu, devices) = (self.vm.cpu().clone(), self.vm.config().devices.clone());
+        let machine = postcard::to_stdvec(&Machine { cpu, devices });
+        VmDescription {
+            name: self.name.clone(),
+            kind: KIND.to_owned(),
+            page_count: self.pages.page_count(),
+            vcpus: self.vm.config().vcpus,
+            machine: machine.expect("plain numbers are always encoded"),
+        }
+    }
+
+    fn pages(&self) -> Arc<dyn GuestPages> {
+        self.pages.clone()
+    }
+
+    fn start_dirty_log(&mut self) -> Result<(), VmError> {
+        self.vm.start_dirty_log().map_err(VmError::new("start the dirty log"))
+    }
+
+    fn take_dirty(&mut self, dirty: &mut PageSet) -> Result<(), VmError> {
+        self.vm.harvest_dirty(dirty.words_mut()).map_err(VmError::new("take the dirty log"))?;
+        dirty.clear_tail();
+        Ok(())
+    }
+
+    fn stop_dirty_log(&mut self) -> Result<(), VmError> {
+        self.vm.stop_dirty_log().map_err(VmError::new("stop the dirty log"))
+    }
+
+    fn pause(&mut self) -> Result<(), VmError> {
+        self.vm.pause().map_err(VmError::new("pause the vCPUs"))
+    }
+
+    fn resume(&mut self) -> Result<(), VmError> {
+        self.vm.resume().map_err(VmError::new("resume the vCPUs"))
+    }
+
+    fn save_state(&mut self) -> Result<Vec<u8>, VmError> {
+        self.vm.save().map_err(VmError::new("save the machine's state"))
+    }
+
+    fn before_pause(&mut self) -> Result<(), VmError> {
+        self.vm.sync_disks().map_err(VmError::new("write the guest's disks back"))
+    }
+
+    fn release(&mut self) -> Result<(), VmError> {
+        self.vm.release_disks().map_err(VmError::new("let go of the guest's disks"))
+    }
+
+    fn first_pages(&self) -> Vec<PageNumber> {
+        self.vm.first_pages().to_vec()
+    }
+
+    fn network(&self) -> Option<Arc<dyn Network>> {
+        network(&self.vm)
+    }
+}
+
+impl DestinationVm for KvmVm {
+    fn pages(&self) -> Arc<dyn GuestPages> {
+        self.pages.clone()
+    }
+
+    fn populate(&mut self) -> Result<(), VmError> {
+        let memory = self.vm.memory();
+        memory.populate(0..memory.page_count()).map_err(VmError::new("back guest memory"))
+    }
+
+    fn discard(&mut self) -> Result<(), VmError> {
+        let memory = self.vm.memory();
+        memory.discard(0..memory.page_count()).map_err(VmError::new("empty guest memory"))
+    }
+
+    fn watch_missing(&mut self) -> Result<Arc<dyn MissingPages>, VmError> {
+        Ok(Arc::new(KvmMissing::watch(self.vm.memory())?))
+    }
+
+    fn load_state(&mut self, state: &[u8]) -> Result<(), VmError> {
+        self.vm.restore(state).map_err(VmError::new("load the machine's state"))
+    }
+
+    fn network(&self) -> Option<Arc<dyn Network>> {
+        network(&self.vm)
+    }
+
+    fn start(&mut self) -> Result<(), VmError> {
+        take_disks(&mut self.vm)?;
+        self.vm.start();
+        Ok(())
+    }
+}
+
+/// Takes the disks, which the source has just let go of: where they are shared over a network, that takes a moment to be
+/// known.
+fn take_disks(vm: &mut Vm) -> Result<(), VmError> {
+    let begin = Instant::now();
+    loop {
+        match vm.take_disks() {
+            Err(DiskError::Busy { .. }) if begin.elapsed() < DISK_PATIENCE => std::thread::sleep(DISK_TICK),
+            taken => return taken.map_err(VmError::new("take the guest's disks")),
+        }
+    }
+}
+
+const DISK_PATIENCE: Duration = Duration::from_secs(2);
+const DISK_TICK: Duration = Duration::from_millis(5);
+
+fn network(vm: &Vm) -> Option<Arc<dyn Network>> {
+    let ports = vm.network();
+    (!ports.is_empty()).then(|| Arc::new(KvmNetwork(ports)) as Arc<dyn Network>)
+}

@@ -1,0 +1,115 @@
+//! The memory of a KVM machine, and the pages that are missing from it.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+};
+
+use vmm::{GuestMemory, LandingArea};
+
+use crate::{
+    pages::{GuestPages, PageNumber, PageRun, PageSet, RunBytes},
+    vm::{MissingPages, VmError},
+};
+
+pub(super) struct KvmPages(pub(super) Arc<GuestMemory>);
+
+impl GuestPages for KvmPages {
+    fn page_count(&self) -> u64 {
+        self.0.page_count()
+    }
+
+    fn bytes(&self, run: PageRun) -> RunBytes<'_> {
+        let page_count = self.page_count();
+        assert!(run.checked_end().is_some_and(|end| end <= page_count), "{run:?} of {page_count} pages");
+        // SAFETY: within guest memory, which is one mapping that lives as long as self.
+        unsafe { RunBytes::new(self.0.as_ptr().add(run.byte_offset()), run.byte_len()) }
+    }
+
+    fn absent(&self) -> PageSet {
+        let mut resident = PageSet::empty(self.page_count());
+        match self.0.resident(resident.words_mut()) {
+            Ok(()) => resident.complement(),
+            // Then every page is read.
+            Err(error) => {
+                tracing::debug!(error = crate::report::in_words(&error), "absent pages are not known");
+                PageSet::empty(self.page_count())
+            }
+        }
+    }
+}
+
+pub(super) struct KvmMissing {
+    watched: vmm::MissingPages,
+    area: Area,
+}
+
+impl KvmMissing {
+    /// From here on whoever touches a page that is not there waits for it; there is memory to receive such pages in.
+    pub(super) fn watch(memory: &Arc<GuestMemory>) -> Result<KvmMissing, VmError> {
+        let watched = vmm::MissingPages::open(memory).map_err(VmError::new("watch missing pages"))?;
+        let area = LandingArea::new(memory).map_err(VmError::new("map a landing area"))?;
+        area.populate().map_err(VmError::new("back the landing area"))?;
+        Ok(KvmMissing { watched, area: Area { area, page_count: memory.page_count() } })
+    }
+}
+
+struct Area {
+    area: LandingArea,
+    page_count: u64,
+}
+
+impl GuestPages for Area {
+    fn page_count(&self) -> u64 {
+        self.page_count
+    }
+
+    fn bytes(&self, run: PageRun) -> RunBytes<'_> {
+        assert!(
+            run.checked_end().is_some_and(|end| end <= self.page_count),
+            "{run:?} of {}",
+            self.page_count
+        );
+        // SAFETY: within the area, which is one mapping that lives as long as self.
+        unsafe { RunBytes::new(self.area.as_ptr().add(run.byte_offset()), run.byte_len()) }
+    }
+
+    fn absent(&self) -> PageSet {
+        PageSet::empty(self.page_count)
+    }
+}
+
+impl MissingPages for KvmMissing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.watched.as_fd()
+    }
+
+    fn next_faults(&self, faults: &mut Vec<PageNumber>) -> Result<(), VmError> {
+        let mut read = Vec::new();
+        self.watched.read_faults(&mut read).map_err(VmError::new("read page faults"))?;
+        faults.extend(read.iter().map(|fault| fault.page));
+        Ok(())
+    }
+
+    fn install(&self, first: PageNumber, bytes: &[u8]) -> Result<u64, VmError> {
+        self.watched.install(first, bytes).map_err(VmError::new("install pages"))
+    }
+
+    fn install_zeros(&self, run: PageRun) -> Result<u64, VmError> {
+        self.watched.install_zeros(run.first, run.count).map_err(VmError::new("install zero pages"))
+    }
+
+    fn landing_area(&self) -> Option<&dyn GuestPages> {
+        Some(&self.area)
+    }
+
+    fn install_landed(&self, run: PageRun) -> Result<u64, VmError> {
+        self.watched
+            .install_landed(run.first..run.end(), &self.area.area)
+            .map_err(VmError::new("install received pages"))
+    }
+
+    fn unwatch(&self) -> Result<(), VmError> {
+        self.watched.clone().close().map_err(VmError::new("stop watching missing pages"))
+    }
+}
