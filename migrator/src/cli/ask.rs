@@ -6,7 +6,11 @@ use clap::Args;
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
-use super::{block_on, units};
+use super::{
+    block_on,
+    output::{print, print_json, tell},
+    units,
+};
 use crate::{
     api::client::{CHECK, Client, PROMPT},
     daemon::{MigrationState, Registry, Status},
@@ -38,13 +42,13 @@ impl Info {
         // A guest may be out of reach when its VM is not: in a migration that was interrupted, say.
         let guest = ask(&self.name, Method::GET, "/v1/vm/guest");
         let guest: GuestReport = guest.unwrap_or_else(|error| {
-            eprintln!("ferry: {error:#}");
+            tell!("ferry: {error:#}");
             GuestReport::default()
         });
         let migration: MigrationState = ask(&self.name, Method::GET, "/v1/migration")?;
         if self.json {
             let all = serde_json::json!({ "vm": vm, "guest": guest, "migration": migration });
-            println!("{}", serde_json::to_string_pretty(&all)?);
+            print_json(&all)?;
             return Ok(ExitCode::SUCCESS);
         }
         let machine = machine(&vm);
@@ -76,7 +80,7 @@ impl Info {
             lines.push(("migration", format!("round {}, {left} pages left", now.round)));
         }
         for (what, value) in lines {
-            println!("{what:<13} {value}");
+            print(format_args!("{what:<13} {value}"))?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -101,7 +105,7 @@ impl Pause {
     /// Asks.
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         let vm: Status = ask(&self.name, Method::PUT, "/v1/vm/pause")?;
-        println!("{} is {}", vm.name, vm.status);
+        print(format_args!("{} is {}", vm.name, vm.status))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -121,7 +125,7 @@ impl Resume {
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         let path = if self.force { "/v1/vm/resume?force=true" } else { "/v1/vm/resume" };
         let vm: Status = ask(&self.name, Method::PUT, path)?;
-        println!("{} is {}", vm.name, vm.status);
+        print(format_args!("{} is {}", vm.name, vm.status))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -137,7 +141,7 @@ impl Stop {
     /// Asks.
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         let vm: Status = ask(&self.name, Method::PUT, "/v1/vm/stop")?;
-        println!("{} {}", vm.name, vm.status);
+        print(format_args!("{} {}", vm.name, vm.status))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -156,7 +160,7 @@ impl Cancel {
         let state: MigrationState = ask(&self.name, Method::GET, "/v1/migration?wait=true")?;
         match state.report {
             Some(report) if report.outcome == Outcome::Cancelled => {
-                println!("called off; {} runs on here", self.name);
+                print(format_args!("called off; {} runs on here", self.name))?;
                 Ok(ExitCode::SUCCESS)
             }
             Some(report) if report.outcome == Outcome::Completed => {
@@ -184,10 +188,11 @@ impl Check {
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         let found: CheckReport = ask(&self.name, Method::POST, "/v1/vm/guest/check")?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&found)?);
+            print_json(&found)?;
         } else {
-            println!("{} pages checked, {} errors", units::show_count(found.pages_checked), found.errors);
-            found.named_errors.iter().for_each(|error| println!("  {error}"));
+            let pages = units::show_count(found.pages_checked);
+            print(format_args!("{pages} pages checked, {} errors", found.errors))?;
+            found.named_errors.iter().try_for_each(|error| print(format_args!("  {error}")))?;
         }
         Ok(if found.errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

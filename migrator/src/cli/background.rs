@@ -17,6 +17,7 @@ use std::{
 use anyhow::Context;
 use clap::Args;
 
+use super::output::tell;
 use crate::daemon::Registry;
 
 /// What the one in the background prints, before its name, when its API answers.
@@ -60,7 +61,7 @@ impl Background {
 /// Prints a line to whoever still listens: standard output, or the log of a process in the background.
 pub fn say(line: &str) {
     if IS_UNHEARD.load(Ordering::Relaxed) {
-        eprintln!("{line}");
+        tell!("{line}");
         return;
     }
     let mut stdout = std::io::stdout().lock();

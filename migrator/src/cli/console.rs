@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::terminal::{self, Left};
+use super::{
+    output::tell,
+    terminal::{self, Left},
+};
 use crate::{
     api::client::{Client, PROMPT},
     daemon::{Registry, Status},
@@ -27,10 +30,10 @@ impl Console {
         // A name that is not there is told as such.
         let _: Status =
             super::block_on(async { Ok(client.call(hyper::Method::GET, "/v1/vm", Some(PROMPT)).await?) })?;
-        eprintln!("The console of {}. Ctrl-] detaches.", self.name);
+        tell!("The console of {}. Ctrl-] detaches.", self.name);
         match terminal::attach(&registry.console(&self.name))? {
-            Left::ByUser => eprintln!("\nDetached; {} runs on.", self.name),
-            Left::ByGuest => eprintln!("\nThe console of {} is closed.", self.name),
+            Left::ByUser => tell!("\nDetached; {} runs on.", self.name),
+            Left::ByGuest => tell!("\nThe console of {} is closed.", self.name),
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -2,29 +2,30 @@
 
 use std::process::ExitCode;
 
+use super::output::tell;
 use crate::daemon::End;
 
 /// Says how it ended.
 pub fn tell(name: &str, end: &End) -> ExitCode {
     match end {
         End::Guest(ending) if ending.exit_code == 0 => {
-            eprintln!("{name}: {}", ending.words);
+            tell!("{name}: {}", ending.words);
             ExitCode::SUCCESS
         }
         End::Guest(ending) => {
-            eprintln!("ferry: {name}: {}", ending.words);
+            tell!("ferry: {name}: {}", ending.words);
             ExitCode::from(ending.exit_code)
         }
         End::Stopped => {
-            eprintln!("{name} stopped");
+            tell!("{name} stopped");
             ExitCode::SUCCESS
         }
         End::Moved { to } => {
-            eprintln!("{name} moved to {to}");
+            tell!("{name} moved to {to}");
             ExitCode::SUCCESS
         }
         End::NothingCame => {
-            eprintln!("ferry: no VM came to {name}");
+            tell!("ferry: no VM came to {name}");
             ExitCode::FAILURE
         }
     }

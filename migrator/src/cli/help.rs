@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::Arguments;
+use super::{Arguments, output::print};
 
 /// Print completions for a shell
 ///
@@ -19,9 +19,11 @@ pub struct Completions {
 
 impl Completions {
     /// Prints them.
-    pub fn execute(self) -> ExitCode {
-        clap_complete::generate(self.shell, &mut Arguments::command(), "ferry", &mut std::io::stdout());
-        ExitCode::SUCCESS
+    pub fn execute(self) -> anyhow::Result<ExitCode> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Arguments::command(), "ferry", &mut script);
+        print(String::from_utf8_lossy(&script).trim_end())?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     migrate_progress::{Display, TICK},
+    output::{print, print_json, tell},
     units,
 };
 use crate::{
@@ -28,11 +29,14 @@ use crate::{
 const IN_DOUBT: u8 = 3;
 /// Exit code: it has moved, and its memory is not what it was.
 const DIFFERENT: u8 = 4;
+/// Exit code: it has moved, and the report could not be written.
+const UNTOLD: u8 = 5;
 
 /// Move a VM to where `ferry receive` waits for it
 ///
 /// Ctrl-C calls the migration off. Exits with 0 when the VM has moved, 1 when it runs on here, 3 when it is not known
-/// where it runs, 4 when it has moved and its memory is not what it was.
+/// where it runs, 4 when it has moved and its memory is not what it was, 5 when it has moved and the report could not be
+/// written.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Migrate {
@@ -86,26 +90,37 @@ impl Migrate {
         let report = match watched {
             Ok(Watched::Ended(report)) => report,
             Ok(Watched::Left) => {
-                eprintln!("ferry: not waiting for the end: `ferry info {}` shows it", self.name);
+                tell!("ferry: not waiting for the end: `ferry info {}` shows it", self.name);
                 return Ok(ExitCode::from(IN_DOUBT));
             }
             Err(error) => {
-                eprintln!(
+                tell!(
                     "ferry: how the migration ended is not known, look whether the VM runs at the destination: {error:#}"
                 );
                 return Ok(ExitCode::from(IN_DOUBT));
             }
         };
-        let code = conclude(&self.name, report.as_deref());
-        match &report {
-            Some(report) if self.json => println!("{}", serde_json::to_string_pretty(report)?),
-            Some(report) => super::migrate_report::print(report),
-            None => {}
+        let mut code = conclude(&self.name, report.as_deref());
+        let Some(report) = report else { return Ok(code) };
+        if let Err(error) = self.print(&report) {
+            // Nobody else has it by now: the source's process ends when its VM has moved.
+            tell!("ferry: {error:#}; the report of this migration:");
+            tell!("{}", serde_json::to_string(&report)?);
+            if code == ExitCode::SUCCESS {
+                code = ExitCode::from(UNTOLD);
+            }
         }
-        if report.is_some_and(|report| report.outcome == Outcome::Completed) {
+        if report.outcome == Outcome::Completed {
             super::block_on(settle(&client))?;
         }
         Ok(code)
+    }
+
+    fn print(&self, report: &Report) -> anyhow::Result<()> {
+        if self.json {
+            return print_json(report);
+        }
+        super::migrate_report::lines(report).iter().try_for_each(print)
     }
 
     fn request(&self) -> MigrationRequest {
@@ -198,33 +213,34 @@ async fn settle(client: &Client) -> anyhow::Result<()> {
 /// Says how it ended, if not well, and what to exit with.
 pub fn conclude(name: &str, report: Option<&Report>) -> ExitCode {
     let Some(report) = report else {
-        eprintln!("ferry: the process of {name} ended before the migration did");
+        tell!("ferry: the process of {name} ended before the migration did");
         return ExitCode::from(IN_DOUBT);
     };
     let why = report.error.as_deref().unwrap_or("no reason was given");
     match report.outcome {
         Outcome::Completed if report.verified == Some(false) => {
-            eprintln!("ferry: {name} has moved, but {why}");
+            tell!("ferry: {name} has moved, but {why}");
             ExitCode::from(DIFFERENT)
         }
         Outcome::Completed => ExitCode::SUCCESS,
         Outcome::Failed => {
-            eprintln!("ferry: {name} was not moved and runs on here: {why}");
+            tell!("ferry: {name} was not moved and runs on here: {why}");
             ExitCode::FAILURE
         }
         Outcome::Cancelled => {
-            eprintln!("ferry: the migration was called off; {name} runs on here");
+            tell!("ferry: the migration was called off; {name} runs on here");
             ExitCode::FAILURE
         }
         Outcome::Unknown => {
-            eprintln!(
+            tell!(
                 "ferry: it is not known whether {name} runs at the destination: {why}. Here it is paused and whole. Look \
-                 there; if it does not run there, `ferry resume --force {name}` runs it here"
+                 there, with `ferry ps`: if it runs there, `ferry stop {name}` ends what is left of it here; if not, \
+                 `ferry resume --force {name}` runs it here. Never let it run on both sides"
             );
             ExitCode::from(IN_DOUBT)
         }
         Outcome::Interrupted => {
-            eprintln!(
+            tell!(
                 "ferry: {name} was started at the destination, and pages it needs are only here: {why}. Here it is paused; \
                  do not resume it unless the one there is stopped"
             );

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::units::{show_bandwidth, show_count, show_micros};
+use super::{
+    output::tell,
+    units::{show_bandwidth, show_count, show_micros},
+};
 use crate::{
     pages::PAGE_SIZE,
     progress::{Phase, ProgressSnapshot},
@@ -33,7 +36,7 @@ impl Display {
     pub fn say(display: Option<&Display>, words: &str) {
         match display {
             Some(display) => display.line.println(format!("ferry: {words}")),
-            None => eprintln!("ferry: {words}"),
+            None => tell!("ferry: {words}"),
         }
     }
 

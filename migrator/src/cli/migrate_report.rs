@@ -6,14 +6,8 @@ use crate::{
     timeline::DowntimeParts,
 };
 
-/// Prints it.
-pub fn print(report: &Report) {
-    for line in lines(report) {
-        println!("{line}");
-    }
-}
-
-fn lines(report: &Report) -> Vec<String> {
+/// Its lines.
+pub fn lines(report: &Report) -> Vec<String> {
     // Any other end is told in a sentence of its own, on standard error.
     let moved = report.outcome == Outcome::Completed;
     let mut lines: Vec<String> =

@@ -14,6 +14,7 @@ mod linux;
 mod migrate;
 mod migrate_progress;
 mod migrate_report;
+mod output;
 mod ps;
 mod receive;
 mod run;
@@ -23,6 +24,8 @@ mod units;
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+
+use output::tell;
 
 /// Moves running virtual machines between Linux hosts.
 #[derive(Parser)]
@@ -66,6 +69,14 @@ pub fn main() -> ExitCode {
     run_from(std::env::args_os())
 }
 
+/// Whether such a command line, the first word of which is the program's name, is understood; nothing is done.
+///
+/// # Errors
+/// What is wrong with it, as its user would see it.
+pub fn understand<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T>) -> Result<(), String> {
+    Arguments::try_parse_from(arguments).map(drop).map_err(|error| error.to_string())
+}
+
 /// The `ferry` command with arguments of the caller's choice, the first of which is the program's name: for another
 /// program that runs itself as `ferry`.
 pub fn run_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -93,11 +104,11 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Ps(ps) => ps.execute(),
         Command::Doctor(doctor) => doctor.execute(),
         Command::Bench(bench) => bench.execute(),
-        Command::Completions(completions) => Ok(completions.execute()),
+        Command::Completions(completions) => completions.execute(),
         Command::Man(man) => man.execute(),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("ferry: {error:#}");
+        tell!("ferry: {error:#}");
         ExitCode::FAILURE
     })
 }
@@ -111,6 +122,8 @@ fn log_to_stderr() {
         .with_writer(std::io::stderr)
         .without_time()
         .with_target(false)
+        // On a disk that is full they would be said by a macro that panics.
+        .log_internal_errors(false)
         .try_init()
         .ok();
 }

@@ -6,7 +6,10 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use hyper::Method;
 
-use super::units::show_bytes;
+use super::{
+    output::{print, print_json, tell},
+    units::show_bytes,
+};
 use crate::{
     api::client::Client,
     daemon::{Registry, Status},
@@ -34,17 +37,17 @@ impl Ps {
                 match client.call::<Status>(Method::GET, "/v1/vm", Some(PATIENCE)).await {
                     Ok(vm) => vms.push(vm),
                     // It may just have ended; if not, its user wants to know.
-                    Err(error) => eprintln!("ferry: {:#}", anyhow::Error::from(error)),
+                    Err(error) => tell!("ferry: {:#}", anyhow::Error::from(error)),
                 }
             }
             Ok(vms)
         })?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&vms)?);
+            print_json(&vms)?;
         } else if vms.is_empty() {
-            eprintln!("No VM runs here. `ferry run pulse` starts one.");
+            tell!("No VM runs here. `ferry run pulse` starts one.");
         } else {
-            println!("{}", table(&vms));
+            print(table(&vms))?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -8,7 +8,9 @@ use clap::Args;
 use super::{
     background::{self, Background},
     devices::HostDevices,
-    ending, terminal,
+    ending,
+    output::tell,
+    terminal,
 };
 use crate::{
     daemon::{ConsoleLog, Daemon, Receiver, Registry, receive_one, serve},
@@ -118,11 +120,11 @@ impl Receiver for User {
         match terminal::attach_own(&self.registry.console(&self.daemon.name()), &self.daemon) {
             // It is dropped, and the terminal as it was, when the process ends.
             Ok(attached) => drop(attach.send(attached)),
-            Err(error) => eprintln!("ferry: {error:#}"),
+            Err(error) => tell!("ferry: {error:#}"),
         }
     }
 
     fn failed(&mut self, why: &str) {
-        eprintln!("ferry: {why}");
+        tell!("ferry: {why}");
     }
 }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
 
-use super::{background::Background, boot::Guest, devices::Devices, ending, terminal, units};
+use super::{background::Background, boot::Guest, devices::Devices, ending, output::tell, terminal, units};
 use crate::{
     daemon::{ConsoleLog, Daemon, Registry, serve},
     machine::Backing,
@@ -103,7 +103,7 @@ impl Run {
         let daemon = Daemon::with_machine(&name, machine, facts, console);
         self.background.ready(&registry, &name);
         if !self.background.is_in_background() {
-            eprintln!("{name} runs here.");
+            tell!("{name} runs here.");
         }
         let attached = (!self.no_console && !self.background.is_in_background())
             .then(|| terminal::attach_own(&registry.console(&name), &daemon))

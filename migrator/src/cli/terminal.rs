@@ -15,6 +15,7 @@ use rustix::termios::{
     InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
 };
 
+use super::output::tell;
 use crate::daemon::Daemon;
 
 /// Ctrl-]
@@ -91,7 +92,7 @@ pub fn attach_own(socket: &Path, daemon: &Arc<Daemon>) -> anyhow::Result<Attache
     let console = connect(socket)?;
     let terminal = RawTerminal::enter().context("set up the terminal")?;
     if terminal.is_some() {
-        eprintln!("Ctrl-] stops it.");
+        tell!("Ctrl-] stops it.");
     }
     let (input, output) = (console.try_clone()?, console.try_clone()?);
     let daemon = daemon.clone();

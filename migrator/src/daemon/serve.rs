@@ -89,7 +89,7 @@ async fn keep_name(daemon: &Daemon, mut claim: Claim, take_name: bool) -> End {
                     sleep(NAME_TICK).await;
                 }
                 Err(error) => {
-                    eprintln!("ferry: {error}; here it goes by {}", claim.name());
+                    tracing::warn!("{error}; here it goes by {}", claim.name());
                     break;
                 }
             }

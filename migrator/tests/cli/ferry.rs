@@ -1,11 +1,12 @@
 //! A user's runtime folder, and the processes in it.
 
 use std::{
-    fmt, fs,
+    fmt,
+    fs::{self, File},
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
-    sync::mpsc,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
@@ -57,9 +58,20 @@ impl Host {
         Done::of(arguments, child)
     }
 
+    /// Runs a command to its end, its standard output going elsewhere.
+    pub fn ferry_into(&self, stdout: File, arguments: &[&str]) -> Done {
+        let child = self.command(arguments).stdout(stdout).spawn().expect("ferry starts");
+        Done::of(arguments, child)
+    }
+
     /// Starts a command that stays.
     pub fn start(&self, arguments: &[&str]) -> Running {
         Running::of(self.command(arguments).spawn().expect("ferry starts"))
+    }
+
+    /// As [`Host::start`], with a command that was changed meanwhile.
+    pub fn start_as(&self, mut command: Command) -> Running {
+        Running::of(command.spawn().expect("ferry starts"))
     }
 
     /// Starts a command that stays, and can be typed to.
@@ -110,8 +122,10 @@ impl Drop for Host {
         let Ok(files) = fs::read_dir(self.runtime().join("ferry")) else { return };
         for file in files.flatten() {
             if let Some(name) = file.file_name().to_string_lossy().strip_suffix(".sock") {
-                // It may just have ended by itself.
-                self.command(&["stop", name]).output().ok();
+                // It may just have ended by itself; one that hangs must not hang the tests.
+                if let Ok(mut child) = self.command(&["stop", name]).spawn() {
+                    ended(&mut child);
+                }
             }
         }
     }
@@ -143,8 +157,8 @@ impl fmt::Debug for Done {
 
 impl Done {
     fn of(arguments: &[&str], mut child: Child) -> Done {
-        let stdout = read_aside(child.stdout.take().expect("piped"));
-        let stderr = read_aside(child.stderr.take().expect("piped"));
+        let stdout = read_aside(child.stdout.take());
+        let stderr = read_aside(child.stderr.take());
         let status = wait(&mut child);
         let text = |from: mpsc::Receiver<String>| from.recv_timeout(PATIENCE).expect("its words");
         Done {
@@ -175,20 +189,33 @@ impl Done {
 /// A command that stays.
 pub struct Running {
     pub child: Child,
-    stdout: BufReader<ChildStdout>,
+    /// Of its standard output, each with its end.
+    lines: mpsc::Receiver<String>,
 }
 
 impl Running {
     fn of(mut child: Child) -> Running {
-        let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        Running { child, stdout }
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            let mut line = Vec::new();
+            while stdout.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+                if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                    break;
+                }
+                line.clear();
+            }
+        });
+        Running { child, lines }
     }
 
-    /// The next line of its standard output.
+    /// The next line of its standard output; nothing at its end.
     pub fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).expect("a line");
-        line.trim_end().to_owned()
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => line.trim_end().to_owned(),
+            Err(RecvTimeoutError::Disconnected) => String::new(),
+            Err(RecvTimeoutError::Timeout) => panic!("ferry said nothing within {PATIENCE:?}"),
+        }
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {
@@ -196,14 +223,21 @@ impl Running {
         rustix::process::kill_process(pid, signal).expect("it lives");
     }
 
+    /// Waits for its end, whatever it says.
+    pub fn ends_with_success(&mut self) -> bool {
+        wait(&mut self.child).success()
+    }
+
     /// Waits for its end; what else it said comes along.
     pub fn end(mut self) -> Output {
-        let stderr = read_aside(self.child.stderr.take().expect("piped"));
+        let stderr = read_aside(self.child.stderr.take());
         let status = wait(&mut self.child);
-        let mut stdout = Vec::new();
-        self.stdout.read_to_end(&mut stdout).ok();
+        let mut stdout = String::new();
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+            stdout.push_str(&line);
+        }
         let stderr = stderr.recv_timeout(PATIENCE).expect("its words").into_bytes();
-        Output { status, stdout, stderr }
+        Output { status, stdout: stdout.into_bytes(), stderr }
     }
 }
 
@@ -214,26 +248,31 @@ impl Drop for Running {
     }
 }
 
-fn read_aside(mut from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+/// Reads a pipe to its end; what goes elsewhere reads as nothing.
+fn read_aside(from: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut bytes = Vec::new();
-        from.read_to_end(&mut bytes).ok();
+        from.map(|mut from| from.read_to_end(&mut bytes).ok());
         sender.send(String::from_utf8_lossy(&bytes).into_owned()).ok();
     });
     receiver
 }
 
 fn wait(child: &mut Child) -> ExitStatus {
+    ended(child).unwrap_or_else(|| panic!("ferry did not end within {PATIENCE:?}"))
+}
+
+/// How it ended; nothing if it had to be ended.
+fn ended(child: &mut Child) -> Option<ExitStatus> {
     let begin = Instant::now();
-    loop {
+    while begin.elapsed() < PATIENCE {
         if let Some(status) = child.try_wait().expect("wait for ferry") {
-            return status;
-        }
-        if begin.elapsed() > PATIENCE {
-            child.kill().ok();
-            panic!("ferry did not end within {PATIENCE:?}");
+            return Some(status);
         }
         thread::sleep(Duration::from_millis(10));
     }
+    child.kill().ok();
+    child.wait().ok();
+    None
 }

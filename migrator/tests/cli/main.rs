@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod ferry;
+mod full_disk;
 mod lifecycle;
 mod migrate;
 mod on_kvm;

@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use super::output::{print, print_json};
+
 /// Say what this host can do
 ///
 /// Names each need: whether it is there, why it matters, and how to mend it. Fails if a guest cannot run at all.
@@ -73,10 +75,10 @@ impl Doctor {
         let mut needs = machine_needs();
         needs.extend(host::needs());
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&needs)?);
+            print_json(&needs)?;
         } else {
-            needs.iter().for_each(show);
-            println!("\n{}", verdict(&needs));
+            needs.iter().try_for_each(show)?;
+            print(format_args!("\n{}", verdict(&needs)))?;
         }
         let is_able = needs.iter().all(|need| need.present || need.weight != Weight::Necessary);
         Ok(if is_able { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -97,17 +99,18 @@ fn machine_needs() -> Vec<Need> {
     vec![Need::new("KVM", Weight::Necessary, "runs guests", lack)]
 }
 
-fn show(need: &Need) {
+fn show(need: &Need) -> anyhow::Result<()> {
     let mark = match (need.present, need.weight) {
         (true, _) => "yes",
         (false, Weight::Necessary) => "NO",
         (false, _) => "no",
     };
-    println!("{mark:>3}  {:<20} {}", need.name, need.found);
+    print(format_args!("{mark:>3}  {:<20} {}", need.name, need.found))?;
     if let Some(mend) = &need.mend {
-        println!("     {:<20} why: {}", "", need.why);
-        println!("     {:<20} mend: {mend}", "");
+        print(format_args!("     {:<20} why: {}", "", need.why))?;
+        print(format_args!("     {:<20} mend: {mend}", ""))?;
     }
+    Ok(())
 }
 
 fn verdict(needs: &[Need]) -> &'static str {
