@@ -6,6 +6,7 @@
 mod bad_input;
 mod ferry;
 mod full_disk;
+mod in_doubt;
 mod lifecycle;
 mod migrate;
 mod on_kvm;
