@@ -13,6 +13,9 @@ pub mod api;
 pub mod cli;
 pub mod daemon;
 pub mod destination;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod host_network;
 #[cfg(feature = "kvm")]
 pub mod kvm_vm;

@@ -88,18 +88,19 @@ impl DowntimeParts {
 impl Switchover {
     /// The parts, in microseconds.
     pub fn parts(&self) -> DowntimeParts {
-        let remote = Duration::from_micros(self.load.verify_us + self.load.load_us);
         let one_way = self.round_trip / 2;
         let start = self.start_sent - self.loaded + one_way + self.start;
-        // The destination's own durations are rounded; never more than what passed here.
-        let transfer = (self.loaded - self.digested).saturating_sub(remote);
+        // The destination's own durations are its word, and rounded: never more than what passed here.
+        let passed = micros(self.loaded - self.digested);
+        let verify = self.load.verify_us.min(passed);
+        let load = self.load.load_us.min(passed - verify);
         DowntimeParts {
             pause: micros(self.paused - self.begin),
             save_state: micros(self.saved - self.paused),
             final_pages: micros(self.pages_sent - self.saved),
-            transfer: micros(transfer),
-            verify: micros(self.digested - self.pages_sent) + self.load.verify_us,
-            load: self.load.load_us,
+            transfer: passed - verify - load,
+            verify: micros(self.digested - self.pages_sent) + verify,
+            load,
             start: micros(start.min(self.running - self.loaded)),
         }
     }
@@ -144,4 +145,35 @@ impl Timeline {
 /// Whole microseconds.
 pub fn micros(duration: Duration) -> u64 {
     duration.as_micros() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A destination's word for how long it took is its own.
+    #[test]
+    fn parts_add_up_to_what_passed_here_whatever_the_destination_says() {
+        let begin = Instant::now();
+        let at = |ms| begin + Duration::from_millis(ms);
+        let switchover = |said| Switchover {
+            begin,
+            paused: at(1),
+            saved: at(2),
+            pages_sent: at(4),
+            digested: at(5),
+            loaded: at(25),
+            load: LoadTimes { pages_us: said, verify_us: said, load_us: said },
+            start_sent: at(26),
+            running: at(30),
+            start: Duration::from_micros(said),
+            round_trip: Duration::from_millis(2),
+        };
+        let honest = switchover(3000).parts();
+        assert_eq!((honest.verify, honest.load, honest.transfer), (4000, 3000, 14_000));
+        for said in [u64::MAX, u64::MAX / 2, 15_000] {
+            let parts = switchover(said).parts();
+            assert_eq!(parts.total_us(), 30_000, "{parts:?}");
+        }
+    }
 }

@@ -101,7 +101,7 @@ fn run(
 }
 
 /// Receives the pages that the source pushes, until it has pushed all.
-fn install(
+pub(super) fn install(
     sink: &mut PageSink,
     wire: &mut dyn Wire,
     arrivals: &Arrivals,

@@ -78,7 +78,10 @@ fn announce_again(network: &dyn Network, first: &Receiver<()>) {
     }
 }
 
-fn inject(mut wire: Box<dyn Wire>, network: &dyn Network) -> Result<(), Box<dyn std::error::Error>> {
+pub(super) fn inject(
+    mut wire: Box<dyn Wire>,
+    network: &dyn Network,
+) -> Result<(), Box<dyn std::error::Error>> {
     // Whether the guest comes here or not, the source ends this link.
     wire.ignore_interrupt();
     wire.set_patience(None);

@@ -74,7 +74,7 @@ pub(super) fn accept_data<V>(
 
 /// Exchanges greetings. Whoever is no Ferry of this version gets an answer that says who we are, and
 /// is dropped.
-fn greet(mut wire: Box<dyn Wire>) -> Option<(Box<dyn Wire>, Greeting)> {
+pub(super) fn greet(mut wire: Box<dyn Wire>) -> Option<(Box<dyn Wire>, Greeting)> {
     wire.set_patience(Some(GREETING_PATIENCE));
     let mut bytes = [0; GREETING_BYTES];
     let read = wire.receive(&mut bytes);

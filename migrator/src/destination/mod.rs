@@ -15,6 +15,8 @@ mod arrivals;
 mod bulk;
 mod error;
 mod faults;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod inject;
 mod links;
 

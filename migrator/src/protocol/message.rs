@@ -112,17 +112,19 @@ impl Missing {
         }
     }
 
-    /// The set, for a guest of `page_count` pages; `None` if it names pages the guest has not.
+    /// The set, for a guest of `page_count` pages; `None` if it names pages the guest has not, or not in order.
     pub fn to_set(&self, page_count: u64) -> Option<PageSet> {
         match self {
             Missing::Nothing => Some(PageSet::empty(page_count)),
             Missing::Everything => Some(PageSet::all(page_count)),
             Missing::Runs(runs) => {
                 let mut set = PageSet::empty(page_count);
+                let mut from = 0;
                 for &(first, count) in runs {
                     let run = PageRun::new(first, count);
-                    run.checked_end().filter(|&end| end <= page_count)?;
+                    let end = run.checked_end().filter(|&end| first >= from && end <= page_count)?;
                     set.insert_run(run);
+                    from = end;
                 }
                 Some(set)
             }
@@ -170,4 +172,27 @@ pub struct FaultStatistics {
     pub max_us: u64,
     /// How many fell into each power of two of microseconds: `[<1, <2, <4, …]`.
     pub histogram: Vec<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_survives_the_wire() {
+        let mut some = PageSet::empty(100);
+        some.insert_run(PageRun::new(3, 5));
+        some.insert_run(PageRun::new(70, 30));
+        for set in [some, PageSet::empty(100), PageSet::all(100)] {
+            assert_eq!(Missing::from_set(&set).to_set(100), Some(set));
+        }
+    }
+
+    /// Runs that overlap could make a short message cost a pass over the whole set each.
+    #[test]
+    fn runs_outside_the_guest_or_out_of_order_are_no_set() {
+        for runs in [[(0, 5), (97, 4)], [(5, 5), (9, 1)], [(5, 5), (0, 1)], [(0, 1), (u64::MAX, 2)]] {
+            assert_eq!(Missing::Runs(runs.to_vec()).to_set(100), None, "{runs:?}");
+        }
+    }
 }

@@ -13,6 +13,8 @@
 
 mod carry;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod open;
 mod push;
 

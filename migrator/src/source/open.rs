@@ -102,15 +102,15 @@ impl<'vm> Migration<'vm> {
     }
 }
 
-struct Links<'a> {
-    connector: &'a dyn Connector,
-    interrupt: &'a Interrupt,
-    migration: MigrationId,
+pub(super) struct Links<'a> {
+    pub connector: &'a dyn Connector,
+    pub interrupt: &'a Interrupt,
+    pub migration: MigrationId,
 }
 
 impl Links<'_> {
     /// Connects and exchanges greetings.
-    fn open(&self, role: Role) -> Result<Box<dyn Wire>, MigrateError> {
+    pub fn open(&self, role: Role) -> Result<Box<dyn Wire>, MigrateError> {
         let address = || self.connector.address();
         let connect = |source| MigrateError::Connect { address: address(), source };
         let mut wire = self.connector.connect(self.interrupt).map_err(connect)?;

@@ -38,13 +38,17 @@ const NO_HINT: u64 = u64::MAX;
 const PUSH_STAGE: u32 = 1;
 
 /// Pages that are missing at the destination, as push and server share them.
-struct Shared {
+pub(super) struct Shared {
     claims: Claims,
     /// Where the push should go on.
     hint: AtomicU64,
 }
 
 impl Shared {
+    pub fn new(missing: PageSet) -> Shared {
+        Shared { claims: Claims::new(missing), hint: AtomicU64::new(NO_HINT) }
+    }
+
     /// Claims what is left of the first block that has something left: the one where a page was
     /// requested last, or from `block` on, around the end of memory. Leaves `block` at the next one.
     ///
@@ -91,9 +95,13 @@ impl PageServer {
     }
 }
 
-fn serve(mut wire: Box<dyn Wire>, pages: &dyn GuestPages, begin: &Receiver<Arc<Shared>>) -> Sent {
+fn serve(wire: Box<dyn Wire>, pages: &dyn GuestPages, begin: &Receiver<Arc<Shared>>) -> Sent {
     set_priority(Priority::Urgent);
-    let Ok(shared) = begin.recv() else { return Sent::default() };
+    begin.recv().map_or_else(|_| Sent::default(), |shared| answer_requests(wire, pages, &shared))
+}
+
+/// Answers until the link ends.
+pub(super) fn answer_requests(mut wire: Box<dyn Wire>, pages: &dyn GuestPages, shared: &Shared) -> Sent {
     // A cancel comes too late now.
     wire.ignore_interrupt();
     wire.set_patience(None);
@@ -103,7 +111,7 @@ fn serve(mut wire: Box<dyn Wire>, pages: &dyn GuestPages, begin: &Receiver<Arc<S
         let answered = sink
             .receive_frame(stream.wire())
             .map_err(drop)
-            .and_then(|request| answer(&request, &shared, &mut stream, pages).map_err(drop));
+            .and_then(|request| answer(&request, shared, &mut stream, pages).map_err(drop));
         // The destination closed the link because it has all, or is gone: the control link tells.
         if answered.is_err() {
             return stream.sent();
@@ -143,7 +151,7 @@ pub struct MissingAtSource(Arc<Shared>);
 impl MissingAtSource {
     /// Lets the server answer requests for `missing`. The guest stands still.
     pub(crate) fn begin_serving(missing: PageSet, server: Option<&PageServer>) -> MissingAtSource {
-        let shared = Arc::new(Shared { claims: Claims::new(missing), hint: AtomicU64::new(NO_HINT) });
+        let shared = Arc::new(Shared::new(missing));
         if let Some(server) = server {
             // If it is gone its link is, and the destination's first request says so.
             server.begin.send(shared.clone()).ok();

@@ -90,7 +90,7 @@ pub struct Frame {
     pub stage: u32,
     /// How many pages' bytes follow.
     pub data_pages: u64,
-    /// The runs, in order; each lies within the guest.
+    /// The runs; each lies within the guest, and those of pages ascend.
     pub segments: Vec<Segment>,
 }
 
@@ -138,6 +138,14 @@ pub enum FrameError {
         count: u64,
         /// How many pages the guest has.
         page_count: u64,
+    },
+    /// Runs that overlap, or do not ascend.
+    #[error("a frame names pages from {first} on after those up to {from}: runs of pages must ascend")]
+    OutOfOrder {
+        /// A run's first page.
+        first: u64,
+        /// Where it may begin.
+        from: u64,
     },
     /// The runs and the payload disagree.
     #[error("a frame's runs carry {runs} pages, its header says {header}")]
@@ -188,7 +196,10 @@ impl FrameHeader {
             .map(|bytes| segment(bytes, page_count))
             .collect::<Result<Vec<_>, _>>()?;
         let carried = match kind {
-            FrameKind::LivePages | FrameKind::FrozenPages => raw_pages(&segments),
+            FrameKind::LivePages | FrameKind::FrozenPages => {
+                check_order(&segments)?;
+                raw_pages(&segments)
+            }
             FrameKind::StageEnd | FrameKind::Request | FrameKind::Mark => 0,
         };
         let header = u64::from(self.data_pages.get());
@@ -227,6 +238,18 @@ impl Frame {
 
 fn raw_pages(segments: &[Segment]) -> u64 {
     segments.iter().filter(|(encoding, _)| *encoding == Encoding::Raw).map(|(_, run)| run.count).sum()
+}
+
+/// A page comes at most once in a frame, so that its work is bounded by the guest's size.
+fn check_order(segments: &[Segment]) -> Result<(), FrameError> {
+    let mut from = 0;
+    for (_, run) in segments {
+        if run.first < from {
+            return Err(FrameError::OutOfOrder { first: run.first, from });
+        }
+        from = run.end();
+    }
+    Ok(())
 }
 
 fn segment(bytes: &[u8], page_count: u64) -> Result<Segment, FrameError> {

@@ -29,6 +29,23 @@ fn a_run_outside_the_guest_is_refused() {
     );
 }
 
+/// One frame could make the destination go through all of a guest's pages 512 times.
+#[test]
+fn runs_that_overlap_or_go_back_are_refused() {
+    let encode = |kind, second| {
+        let segments = [(Encoding::Zero, PageRun::new(0, 50)), (Encoding::Zero, second)];
+        decode(FrameWriter::default().encode(kind, 0, &segments), 100)
+    };
+    for second in [PageRun::new(0, 50), PageRun::new(49, 2), PageRun::new(7, 0)] {
+        let refused = Err(FrameError::OutOfOrder { first: second.first, from: 50 });
+        assert_eq!(encode(FrameKind::LivePages, second), refused);
+        assert_eq!(encode(FrameKind::FrozenPages, second), refused);
+        // Pages are requested as the guest touches them.
+        assert!(encode(FrameKind::Request, second).is_ok());
+    }
+    assert!(encode(FrameKind::LivePages, PageRun::new(50, 50)).is_ok());
+}
+
 #[test]
 fn any_flipped_bit_is_found() {
     let good = a_frame();

@@ -1,0 +1,32 @@
+//! The source's ways in, for fuzz targets.
+
+use std::sync::Arc;
+
+use super::{
+    MigrateError,
+    open::Links,
+    push::{Shared, answer_requests as answer},
+};
+use crate::{
+    pages::{GuestPages, PageSet, Sent},
+    protocol::{MigrationId, Role},
+    transport::{Connector, Interrupt, Wire},
+};
+
+/// Answers page requests for `missing` until the link ends.
+pub(crate) fn answer_requests(
+    wire: impl Wire + 'static,
+    pages: &Arc<dyn GuestPages>,
+    missing: PageSet,
+) -> Sent {
+    answer(Box::new(wire), &**pages, &Shared::new(missing))
+}
+
+/// Opens a link.
+pub(crate) fn open_link(
+    connector: &dyn Connector,
+    migration: MigrationId,
+    role: Role,
+) -> Result<Box<dyn Wire>, MigrateError> {
+    Links { connector, interrupt: &Interrupt::default(), migration }.open(role)
+}
