@@ -1,5 +1,8 @@
 //! Missing pages as they arrive: each is installed once, whichever link brought it.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{
     Condvar, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU64, Ordering},
@@ -118,9 +121,13 @@ impl Arrivals {
     pub fn urgent_failed(&self, missing: &dyn MissingPages) {
         let mut state = self.lock();
         state.1.urgent_failed = true;
-        // A guest that has not started needs answers, for nothing is pushed before the start.
-        if state.1.bulk_ended || state.0 == State::Loading {
-            self.stop(state, missing);
+        match state.0 {
+            // A page that never held anything may yet be touched, and nobody puts zeros there any more.
+            State::Complete => let_go(missing),
+            // A guest that has not started needs answers, for nothing is pushed before the start.
+            State::Loading => self.stop(state, missing),
+            State::Running if state.1.bulk_ended => self.stop(state, missing),
+            State::Running | State::Stopped => {}
         }
     }
 
@@ -132,13 +139,8 @@ impl Arrivals {
             state.0 = State::Stopped;
             self.changed.notify_all();
         }
-        if before == State::Loading
-            && let Err(error) = missing.unwatch()
-        {
-            tracing::error!(
-                error = crate::report::in_words(&error),
-                "whoever waits for missing pages goes on waiting"
-            );
+        if before == State::Loading {
+            let_go(missing);
         }
     }
 
@@ -284,6 +286,16 @@ impl Arrivals {
 
     fn lock(&self) -> MutexGuard<'_, (State, Links)> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whoever waits for a page finds zeros.
+fn let_go(missing: &dyn MissingPages) {
+    if let Err(error) = missing.unwatch() {
+        tracing::error!(
+            error = crate::report::in_words(&error),
+            "whoever waits for missing pages goes on waiting"
+        );
     }
 }
 

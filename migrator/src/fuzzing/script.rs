@@ -89,7 +89,7 @@ pub(super) fn add_frame(script: &mut Script<'_>, bytes: &mut Vec<u8>) -> ScriptF
     // Mostly in order, as they must be.
     let mut from = 0;
     for _ in 0..runs {
-        let encoding = if script.byte() % 3 == 0 { Encoding::Zero } else { Encoding::Raw };
+        let encoding = if script.byte().is_multiple_of(3) { Encoding::Zero } else { Encoding::Raw };
         let (step, count) = (script.number(), script.number() & u64::from(u32::MAX));
         let first = if step < 8 { from + step } else { step };
         from = first.saturating_add(count).min(PAGES);
