@@ -15,14 +15,15 @@ use std::{
     time::Instant,
 };
 
-use hdrhistogram::Histogram;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use super::arrivals::{Arrivals, Staging};
+use super::{
+    arrivals::{Arrivals, Staging},
+    latencies::Latencies,
+};
 use crate::{
     pages::{Encoding, PageNumber, PageRun, PageSink, SinkError},
     protocol::{FaultStatistics, Frame, FrameKind, FrameWriter, MAX_FRAME_RUNS, Segment},
-    timeline::micros,
     transport::Wire,
     urgent::{Priority, set_priority},
     vm::MissingPages,
@@ -81,7 +82,7 @@ struct Server {
     writer: FrameWriter,
     /// When pages that are requested and not yet here were asked for.
     requested: HashMap<PageNumber, Instant>,
-    latencies: Histogram<u32>,
+    latencies: Latencies,
 }
 
 impl Server {
@@ -93,7 +94,7 @@ impl Server {
             staging: Staging::new(),
             writer: FrameWriter::default(),
             requested: HashMap::with_capacity(1024),
-            latencies: Histogram::new(3).expect("3 digits are in range"),
+            latencies: Latencies::new(),
         }
     }
 
@@ -106,7 +107,7 @@ impl Server {
         if result.is_err() {
             arrivals.urgent_failed(&*self.missing);
         }
-        result.map(|()| self.statistics())
+        result.map(|()| self.latencies.statistics())
     }
 
     fn serve(&mut self, arrivals: &Arrivals, stop: &OwnedFd) -> Result<(), SinkError> {
@@ -151,26 +152,10 @@ impl Server {
         let now = Instant::now();
         for page in frame.segments.iter().flat_map(|(_, run)| run.pages()) {
             if let Some(asked) = self.requested.remove(&page) {
-                self.latencies.saturating_record(micros(now - asked));
+                self.latencies.record(now - asked);
             }
         }
         Ok(())
-    }
-
-    fn statistics(&self) -> FaultStatistics {
-        let mut histogram: Vec<u64> = Vec::new();
-        for value in self.latencies.iter_recorded() {
-            let bucket = (u64::BITS - value.value_iterated_to().leading_zeros()) as usize;
-            histogram.resize(histogram.len().max(bucket + 1), 0);
-            histogram[bucket] += u64::from(value.count_at_value());
-        }
-        FaultStatistics {
-            count: self.latencies.len(),
-            p50_us: self.latencies.value_at_quantile(0.5),
-            p99_us: self.latencies.value_at_quantile(0.99),
-            max_us: self.latencies.max(),
-            histogram,
-        }
     }
 }
 

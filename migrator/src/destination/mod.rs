@@ -18,6 +18,7 @@ mod faults;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod inject;
+mod latencies;
 mod links;
 
 use std::{
