@@ -6,14 +6,18 @@
 //! ```
 //! Two machines may have one disk, on storage that both hosts see, but only one may use it. The lock (`flock`, of the open
 //! file) is taken when a guest is booted, or just before it starts or resumes; the source of a migration lets go of it
-//! when it gives the guest up. What is taken is opened anew, so that nothing that was cached before is believed.
+//! when it gives the guest up. What is taken is opened anew, and of a block device what this host has cached is dropped:
+//! another host may have written since. (What is cached of a file is the business of the file system it lies on.)
+//!
+//! A lock on a block device, and on a file of some file systems, is known to one host only. There it keeps this host's
+//! guests apart; of two hosts, one that migrates a guest to the other, it is the order above that does.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Advice, FlockOperation, fadvise, flock};
 use thiserror::Error;
 
 /// Bytes of a sector: disks are made of whole ones.
@@ -96,7 +100,7 @@ impl Disk {
     /// Looks at the disk at `path`, which must exist. It is not kept open.
     pub fn new(path: &Path, read_only: bool) -> Result<Disk, DiskError> {
         let mut disk = Disk { path: path.to_owned(), read_only, bytes: 0 };
-        disk.bytes = disk.open()?.1;
+        disk.bytes = disk.open()?.bytes;
         Ok(disk)
     }
 
@@ -110,8 +114,7 @@ impl Disk {
         self.read_only
     }
 
-    /// Opens it, and says how large it is.
-    fn open(&self) -> Result<(File, u64), DiskError> {
+    fn open(&self) -> Result<Opened, DiskError> {
         let path = || self.path.clone();
         let opened = OpenOptions::new().read(true).write(!self.read_only).open(&self.path);
         let mut file = opened.map_err(|source| match source.kind() {
@@ -132,13 +135,20 @@ impl Disk {
         if bytes == 0 || !bytes.is_multiple_of(SECTOR_BYTES) {
             return Err(DiskError::NotSectors { path: path(), bytes });
         }
-        Ok((file, bytes))
+        Ok(Opened { file, bytes, is_block_device })
     }
 
     fn failed(&self, operation: &'static str) -> impl Fn(io::Error) -> DiskError {
         let path = self.path.clone();
         move |source| DiskError::Call { operation, path: path.clone(), source }
     }
+}
+
+/// A disk that was opened.
+struct Opened {
+    file: File,
+    bytes: u64,
+    is_block_device: bool,
 }
 
 /// A disk, and whether this machine has it.
@@ -174,7 +184,7 @@ impl HeldDisk {
             return Ok(());
         }
         let disk = &self.disk;
-        let (file, bytes) = disk.open()?;
+        let Opened { file, bytes, is_block_device } = disk.open()?;
         let operation = match disk.read_only {
             true => FlockOperation::NonBlockingLockShared,
             false => FlockOperation::NonBlockingLockExclusive,
@@ -185,6 +195,11 @@ impl HeldDisk {
         })?;
         if bytes != disk.bytes {
             return Err(DiskError::Size { path: disk.path.clone(), bytes, expected: disk.bytes });
+        }
+        if is_block_device {
+            // After the lock: nothing is cached from here on but what is true.
+            fadvise(&file, 0, None, Advice::DontNeed)
+                .map_err(|e| disk.failed("drop what is cached of")(e.into()))?;
         }
         *held = Some(file);
         Ok(())
