@@ -22,8 +22,9 @@ pub(crate) const MAX_MSRS: usize = 1024;
 /// Most bytes of extended registers a state may carry: AVX-512 needs 2.7 KiB, AMX's tiles 11.
 pub(crate) const MAX_XSAVE_BYTES: usize = 64 << 10;
 
-/// After a gap this long the guest is told that it was paused, so that its watchdogs do not take it for a hang.
-pub(crate) const WATCHDOG_GAP: Duration = Duration::from_secs(1);
+/// After a gap this long the guest is told that it was paused, so that its watchdogs do not take it for a hang. Linux looks
+/// at its clocks twice a second, and says so when a second passed between two looks.
+pub(crate) const WATCHDOG_GAP: Duration = Duration::from_millis(100);
 
 /// Tells a guest with a kvmclock that it was paused.
 pub(super) fn tell_of_pause(vcpu: &VcpuFd) {
