@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
-use super::devices::Devices;
+use super::devices::{ConsoleKind, Devices};
 use crate::{
     daemon::Facts,
     machine::{Backing, Machine},
@@ -12,10 +12,15 @@ use crate::{
     sim::{SimVm, SimWorkload},
 };
 
-/// The command line of a kernel that is given none: Linux's console on the serial port, and a reset, which ends it here, as
-/// soon as it panics.
+/// The command line of a kernel that is given none: where Linux's console is, and a reset, which ends it here, as soon as
+/// it panics.
 #[cfg(feature = "kvm")]
-pub const LINUX_COMMAND_LINE: &str = "console=ttyS0 panic=-1";
+pub fn linux_command_line(console: ConsoleKind) -> &'static str {
+    match console {
+        ConsoleKind::Serial => "console=ttyS0 panic=-1",
+        ConsoleKind::Virtio => "console=hvc0 panic=-1",
+    }
+}
 
 /// A guest to boot.
 #[cfg_attr(not(feature = "kvm"), allow(dead_code))]
@@ -81,7 +86,9 @@ impl Guest {
             bail!("a simulated guest has no command line: write its options as key=value");
         }
         if !self.devices.is_empty() {
-            bail!("a simulated guest has no devices: leave --net, --disk, --rng and --balloon out");
+            bail!(
+                "a simulated guest has no devices: leave --net, --disk, --rng, --balloon and --console out"
+            );
         }
         let workload = sim_workload(&self.words)?;
         check_memory_is_free(self.memory_bytes)?;
@@ -109,7 +116,10 @@ impl Guest {
         name: &str,
         console: Box<dyn std::io::Write + Send>,
     ) -> anyhow::Result<(Machine, Facts)> {
-        use crate::kvm_vm::{self, KvmVm};
+        use crate::{
+            kvm_vm::{self, KvmVm},
+            machine::GuestConsole,
+        };
         let Image { name: image, kernel, initrd, command_line } = self.image()?;
         let (devices, backends) = self.devices(name)?;
         let config = vmm::VmConfig {
@@ -121,7 +131,7 @@ impl Guest {
         let cpu = vmm::CpuModel::host()?;
         let mut vm = KvmVm::new(name, &config, &cpu, backends)?;
         // Before the guest's first instruction, so that none of its words is lost.
-        vm.machine().console().set_output(console);
+        GuestConsole::of(vm.machine()).set_output(console);
         vm.machine_mut().boot(&kernel, &command_line, initrd.as_deref()).context(format!("boot {image}"))?;
         vm.machine_mut().start();
         // Only pulse says when it is up.
@@ -153,6 +163,10 @@ impl Guest {
             devices.push(vmm::DeviceConfig::Block { read_only: argument.read_only, bytes: disk.bytes() });
             backends.push(vmm::Backend::Disk(disk));
         }
+        if self.devices.console == ConsoleKind::Virtio {
+            devices.push(vmm::DeviceConfig::Console);
+            backends.push(vmm::Backend::Console);
+        }
         if self.devices.balloon {
             devices.push(vmm::DeviceConfig::Balloon);
             backends.push(vmm::Backend::Balloon);
@@ -168,7 +182,8 @@ impl Guest {
     #[cfg(feature = "kvm")]
     fn image(&self) -> anyhow::Result<Image> {
         if let Some(path) = &self.kernel {
-            let command_line = self.command_line.clone().unwrap_or_else(|| LINUX_COMMAND_LINE.to_owned());
+            let default = || linux_command_line(self.devices.console).to_owned();
+            let command_line = self.command_line.clone().unwrap_or_else(default);
             let initrd = self.initrd.as_ref().map(|path| read(path)).transpose()?;
             return Ok(Image { name: path.display().to_string(), kernel: read(path)?, initrd, command_line });
         }
@@ -176,9 +191,12 @@ impl Guest {
         let words = words.chain(self.command_line.iter().flat_map(|line| line.split_whitespace()));
         if self.image.as_deref() == Some("linux") {
             let (kernel, initrd) = super::linux::files()?;
-            let command_line = super::linux::command_line(words);
+            let command_line = super::linux::command_line(self.devices.console, words);
             let (kernel, initrd) = (read(&kernel)?, Some(read(&initrd)?));
             return Ok(Image { name: "linux".to_owned(), kernel, initrd, command_line });
+        }
+        if self.devices.console != ConsoleKind::Serial {
+            bail!("pulse writes to the serial port and knows no other console: leave --console out");
         }
         let words: Vec<String> = words.map(ToOwned::to_owned).collect();
         let command_line = crate::machine::pulse_command_line(&words, self.vcpus)?;

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 /// Devices of a guest to run
 #[derive(Args, Clone, Debug, Default)]
@@ -19,12 +19,26 @@ pub struct Devices {
     /// A balloon, by which the guest can give memory back
     #[arg(long)]
     pub balloon: bool,
+    /// What the guest's console is on
+    #[arg(long, value_enum, default_value_t)]
+    pub console: ConsoleKind,
+}
+
+/// What a guest's console is on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ConsoleKind {
+    /// The serial port: ttyS0 in Linux
+    #[default]
+    Serial,
+    /// A virtio console: hvc0 in Linux
+    Virtio,
 }
 
 impl Devices {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.nets.is_empty() && self.disks.is_empty() && !self.rng && !self.balloon
+        let console = self.console == ConsoleKind::Serial;
+        self.nets.is_empty() && self.disks.is_empty() && !self.rng && !self.balloon && console
     }
 }
 

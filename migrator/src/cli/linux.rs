@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::bail;
 
-use super::boot::LINUX_COMMAND_LINE;
+use super::{boot::linux_command_line, devices::ConsoleKind};
 
 /// Its kernel and initial RAM disk, where the recipe puts them.
 pub fn files() -> anyhow::Result<(PathBuf, PathBuf)> {
@@ -24,8 +24,9 @@ pub fn files() -> anyhow::Result<(PathBuf, PathBuf)> {
 }
 
 /// Its command line, with the user's words at its end.
-pub fn command_line<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
-    words.into_iter().fold(LINUX_COMMAND_LINE.to_owned() + " quiet pci=off", |line, word| line + " " + word)
+pub fn command_line<'a>(console: ConsoleKind, words: impl IntoIterator<Item = &'a str>) -> String {
+    let line = linux_command_line(console).to_owned() + " quiet pci=off";
+    words.into_iter().fold(line, |line, word| line + " " + word)
 }
 
 /// `$FERRY_LINUX`, else `$XDG_DATA_HOME/ferry/linux`, else `~/.local/share/ferry/linux`: as `linux_guest::recipe` has it.
@@ -40,12 +41,20 @@ fn folder() -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn the_users_words_come_last() {
-        let line = super::command_line(["net=10.0.0.2/24", "console=hvc0"]);
+        let line = command_line(ConsoleKind::Serial, ["net=10.0.0.2/24", "console=hvc0"]);
         assert!(
             line.starts_with("console=ttyS0 ") && line.ends_with(" net=10.0.0.2/24 console=hvc0"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn linux_is_told_where_its_console_is() {
+        let line = command_line(ConsoleKind::Virtio, []);
+        assert!(line.starts_with("console=hvc0 ") && !line.contains("ttyS0"), "{line}");
     }
 }

@@ -28,7 +28,8 @@ pub struct Run {
     /// Initial RAM disk for the kernel
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
-    /// Command line for the kernel [default for --kernel: "console=ttyS0 panic=-1"]
+    /// Command line for the kernel [default for --kernel: "console=ttyS0 panic=-1", with
+    /// --console virtio "console=hvc0 panic=-1"]
     #[arg(long, value_name = "TEXT")]
     cmdline: Option<String>,
     /// The name to go by [default: the guest's, then pulse-2 …]

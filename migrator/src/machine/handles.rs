@@ -18,7 +18,7 @@ enum Guest {
     #[cfg(feature = "kvm")]
     Kvm {
         memory: Arc<vmm::GuestMemory>,
-        console: vmm::Console,
+        console: super::console::GuestConsole,
         events: vmm::Events,
     },
     Simulated(SimObserver),
@@ -41,7 +41,7 @@ impl Machine {
             #[cfg(feature = "kvm")]
             Machine::Kvm(vm) => Guest::Kvm {
                 memory: vm.machine().memory().clone(),
-                console: vm.machine().console(),
+                console: super::console::GuestConsole::of(vm.machine()),
                 events: vm.machine().events(),
             },
             Machine::Simulated(vm) => Guest::Simulated(vm.observer()),

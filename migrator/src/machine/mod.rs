@@ -1,6 +1,8 @@
 //! Either kind of machine behind the engine's seam, and the handles a process keeps on one while the engine has it.
 
 mod clock;
+#[cfg(feature = "kvm")]
+mod console;
 mod footprint;
 mod handles;
 mod host;
@@ -11,6 +13,8 @@ mod telemetry;
 use std::sync::Arc;
 
 pub use clock::tsc_now;
+#[cfg(feature = "kvm")]
+pub use console::GuestConsole;
 pub use footprint::Footprint;
 pub use handles::{Ending, Handles};
 pub use host::{Backing, Host, HostShare};

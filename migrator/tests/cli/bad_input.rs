@@ -20,6 +20,7 @@ fn wrong_arguments_are_usage_errors() {
         &["run", "sim", "--memory", "lots"],
         &["run"],
         &["run", "pulse", "--kernel", "vmlinux"],
+        &["run", "pulse", "--console", "parallel"],
         &["no-such-command"],
     ] {
         let done = host.ferry(arguments);
@@ -35,6 +36,9 @@ fn wrong_guests_are_named() {
     host.ferry(&["run", "sim", "rate=fast"]).fails(1, &["rate=fast"]);
     host.ferry(&["run", "sim", "--vcpus", "2"]).fails(1, &["one vCPU"]);
     host.ferry(&["run", "sim", "--name", "../x"]).fails(1, &["is no name"]);
+    host.ferry(&["run", "sim", "--console", "virtio"]).fails(1, &["has no devices", "--console"]);
+    #[cfg(feature = "kvm")]
+    host.ferry(&["run", "pulse", "--console", "virtio"]).fails(1, &["serial port", "leave --console out"]);
 }
 
 #[test]
