@@ -27,6 +27,18 @@ Examples:
   hosts shell host-1                        in another terminal; Ctrl-] leaves it
   hosts run tests/scenarios/pulse.txt       boots, runs the commands, and ends";
 
+/// What to do with them, for whoever does not know yet.
+const WALK: &str = "
+A Linux guest that moves while a client asks it (from power-on to its first answer it takes about 20 s):
+  host-1:~#  ferry run linux net=10.77.0.50/24 --net tap=tap0 --memory 128MiB --detach
+  client:~#  while sleep 0.5; do wget -q -T 60 -O - http://10.77.0.50/cgi-bin/clock; done
+  host-2:~#  ferry receive tcp://0.0.0.0:7800 --net tap=tap0 --once --detach
+  host-1:~#  ferry migrate linux tcp://host-2:7800 --strategy pre-copy
+  host-2:~#  ferry ps
+Back it goes by the same with host-1 and host-2 exchanged, and stop-and-copy or post-copy for pre-copy.
+Each host has the same disk, /dev/vda: mke2fs /dev/vda on one, then --disk path=/dev/vda for run and for receive.
+";
+
 #[derive(Subcommand)]
 enum Command {
     /// Boot hosts and wait for Ctrl-C
@@ -76,12 +88,8 @@ impl BedArguments {
             HostConfig { memory_bytes: self.memory << 20, cpu: self.cpu.clone(), ..HostConfig::with_kvm() };
         let hosts = vec![host; usize::from(self.hosts)];
         let begin = Instant::now();
-        let bed = Bed::up(&BedConfig {
-            hosts,
-            has_client: !self.no_client,
-            has_linux_guest: true,
-            files: Vec::new(),
-        })?;
+        let bed =
+            Bed::up(&BedConfig { hosts, has_client: !self.no_client, ..BedConfig::with_linux_guest() })?;
         if !self.link.is_empty() {
             bed.link(&link)?;
         }
@@ -100,7 +108,8 @@ fn main() -> anyhow::Result<ExitCode> {
             for host in bed.hosts() {
                 eprintln!("  cargo run -p ferry-tests --bin hosts -- shell {}", host.name());
             }
-            eprintln!("\nCtrl-C ends them all.");
+            eprint!("{WALK}");
+            eprintln!("\nCtrl-C here ends them all.");
             wait_for_interrupt()?;
             Ok(ExitCode::SUCCESS)
         }
