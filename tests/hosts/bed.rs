@@ -1,6 +1,7 @@
 //! The bed: some hosts, and the network between them.
 
 use std::{
+    fs::File,
     io,
     path::{Path, PathBuf},
     process::Command,
@@ -40,18 +41,26 @@ pub struct BedConfig {
     pub has_linux_guest: bool,
     /// Files of this machine to have on each host: from, to. They may be run there.
     pub files: Vec<(PathBuf, String)>,
+    /// Bytes of a disk that all hosts that run guests have as `/dev/vda`, zeros at first; 0: there is none.
+    pub shared_disk_bytes: u64,
 }
 
 impl BedConfig {
     /// Two hosts.
     pub fn two() -> BedConfig {
         let hosts = vec![HostConfig::with_kvm(); 2];
-        BedConfig { hosts, has_client: false, has_linux_guest: false, files: Vec::new() }
+        BedConfig {
+            hosts,
+            has_client: false,
+            has_linux_guest: false,
+            files: Vec::new(),
+            shared_disk_bytes: 0,
+        }
     }
 
-    /// Two hosts that have the Linux guest, and a client.
+    /// Two hosts that have the Linux guest and a disk of 32 MiB, and a client.
     pub fn with_linux_guest() -> BedConfig {
-        BedConfig { has_client: true, has_linux_guest: true, ..BedConfig::two() }
+        BedConfig { has_client: true, has_linux_guest: true, shared_disk_bytes: 32 << 20, ..BedConfig::two() }
     }
 }
 
@@ -152,6 +161,7 @@ impl Bed {
         }
         let initrd = directory.path().join("host.cpio");
         image::write(&initrd, &debian, &programs, &files).map_err(|e| BedError::io("write", &initrd, e))?;
+        let shared_disk = shared_disk(directory.path(), config.shared_disk_bytes)?;
         let mut members: Vec<(String, String, HostConfig)> = Vec::new();
         for (index, host) in config.hosts.iter().enumerate() {
             members.push((format!("host-{}", index + 1), format!("10.77.0.{}", index + 1), host.clone()));
@@ -175,6 +185,7 @@ impl Bed {
                 initrd: &initrd,
                 index,
                 tsc_khz,
+                shared_disk: shared_disk.as_deref(),
             };
             Booting::start(&place, host)
         };
@@ -237,6 +248,17 @@ impl Bed {
     pub fn mend(&self, one: usize, other: usize) {
         self.switch.cut(one, other, false);
     }
+}
+
+/// The file of a disk that hosts share, if they do.
+fn shared_disk(directory: &Path, bytes: u64) -> Result<Option<PathBuf>, BedError> {
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let path = directory.join("shared.disk");
+    let made = File::create(&path).and_then(|file| file.set_len(bytes));
+    made.map_err(|e| BedError::io("make", &path, e))?;
+    Ok(Some(path))
 }
 
 /// This workspace's programs, or `FERRY_BIN` and the agent.

@@ -58,6 +58,8 @@ pub(super) struct Place<'a> {
     pub initrd: &'a Path,
     pub index: usize,
     pub tsc_khz: u64,
+    /// A raw file that is the host's disk, and others' too.
+    pub shared_disk: Option<&'a Path>,
 }
 
 /// An emulated host that is up.
@@ -132,6 +134,11 @@ impl Booting {
                 "-device",
                 &format!("virtio-net-pci,netdev=net,romfile=,mac=52:54:00:77:00:{:02x}", place.index + 1),
             ]);
+        if let Some(disk) = place.shared_disk.filter(|_| config.has_kvm) {
+            // QEMU's own lock on the file is for those who do not know what they do.
+            let drive = format!("file={},if=none,id=shared,format=raw,file.locking=off", disk.display());
+            qemu.args(["-drive", &drive, "-device", "virtio-blk-pci,drive=shared,share-rw=on"]);
+        }
         let errors = path("qemu");
         let file = fs::File::create(&errors).map_err(|e| BedError::io("create", &errors, e))?;
         qemu.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(file);

@@ -29,6 +29,7 @@ pub fn write(path: &Path, debian: &Debian, stamper: &Path) -> io::Result<()> {
     archive.file("www/index.html", 0o644, include_bytes!("guest/index.html"))?;
     archive.file("www/cgi-bin/check", 0o755, include_bytes!("guest/check"))?;
     archive.file("www/cgi-bin/clock", 0o755, include_bytes!("guest/clock"))?;
+    archive.file("www/cgi-bin/disk", 0o755, include_bytes!("guest/disk"))?;
     archive.file("www/cgi-bin/dmesg", 0o755, include_bytes!("guest/dmesg"))?;
     archive.file("www/cgi-bin/ticks", 0o755, include_bytes!("guest/ticks"))?;
     put_busybox(&mut archive, debian)?;

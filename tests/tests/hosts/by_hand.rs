@@ -3,6 +3,7 @@
 use std::{error::Error, time::Duration};
 
 use ferry_tests::hosts::{Host, Output};
+use migrator::report::Report;
 
 /// What any command may take on an emulated processor, others using it as well.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -38,10 +39,12 @@ pub fn moved(name: &str, from: &Host, to: &Host, strategy: &str) {
     moved_with(name, from, to, strategy, "");
 }
 
-/// Moves a VM to a host that has these devices for it.
-pub fn moved_with(name: &str, from: &Host, to: &Host, strategy: &str, devices: &str) {
+/// Moves a VM to a host that has these devices for it. Returns the report.
+pub fn moved_with(name: &str, from: &Host, to: &Host, strategy: &str, devices: &str) -> Report {
     ok(to, &format!("ferry receive tcp://0.0.0.0:7800 --once --detach {devices}"));
     let address = format!("tcp://{}:7800", to.name());
     // How long a guest stands still depends on who else uses this machine's processors.
-    ok(from, &format!("ferry migrate {name} {address} --strategy {strategy} --downtime-limit 10s"));
+    let options = format!("--strategy {strategy} --downtime-limit 10s --json");
+    let report = ok(from, &format!("ferry migrate {name} {address} {options}"));
+    serde_json::from_str(&report).unwrap_or_else(|error| panic!("{error}: {report}"))
 }

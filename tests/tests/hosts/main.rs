@@ -2,6 +2,7 @@
 
 mod by_hand;
 mod linux;
+mod linux_guest;
 mod pulse;
 mod refusals;
 
