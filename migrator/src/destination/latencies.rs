@@ -14,7 +14,8 @@ pub(super) struct Latencies(Histogram<u32>);
 
 impl Latencies {
     pub fn new() -> Latencies {
-        // With bounds: one without them grows by `record`, and clamps what is recorded by `saturating_record` to 2.
+        // With bounds: one without them grows by `record`, and clamps what is recorded by `saturating_record`
+        // to 2.
         Latencies(Histogram::new_with_bounds(1, LONGEST_US, 3).expect("an hour in three digits is in range"))
     }
 

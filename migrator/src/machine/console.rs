@@ -5,8 +5,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// The serial port, and a virtio console if the guest has one. What it writes to either is seen; what is typed goes to the
-/// virtio console, or else to the serial port.
+/// The serial port, and a virtio console if the guest has one. What it writes to either is seen; what is
+/// typed goes to the virtio console, or else to the serial port.
 #[derive(Clone)]
 pub struct GuestConsole {
     /// Those that are not typed into.

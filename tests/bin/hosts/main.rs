@@ -30,11 +30,11 @@ Examples:
 /// What to do with them, for whoever does not know yet.
 const WALK: &str = "
 A Linux guest that moves while a client asks it (from power-on to its first answer it takes about 20 s):
-  host-1:~#  ferry run linux net=10.77.0.50/24 --net tap=tap0 --memory 128MiB --detach
-  client:~#  while sleep 0.5; do wget -q -T 60 -O - http://10.77.0.50/cgi-bin/clock; done
-  host-2:~#  ferry receive tcp://0.0.0.0:7800 --net tap=tap0 --once --detach
-  host-1:~#  ferry migrate linux tcp://host-2:7800 --strategy pre-copy
-  host-2:~#  ferry ps
+  host-1# ferry run linux net=10.77.0.50/24 --net tap=tap0 --memory 128MiB --detach
+  client# while sleep 0.5; do wget -q -O - http://10.77.0.50/cgi-bin/clock; done
+  host-2# ferry receive tcp://0.0.0.0:7800 --net tap=tap0 --once --detach
+  host-1# ferry migrate linux tcp://host-2:7800 --strategy pre-copy
+  host-2# ferry ps
 Back it goes by the same with host-1 and host-2 exchanged, and stop-and-copy or post-copy for pre-copy.
 Each host has the same disk, /dev/vda: mke2fs /dev/vda on one, then --disk path=/dev/vda for run and for receive.
 ";

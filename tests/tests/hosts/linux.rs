@@ -13,17 +13,19 @@ const STRATEGIES: [&str; 3] = ["stop-and-copy", "pre-copy", "post-copy"];
 fn keep(name: &str, text: &str) {
     let Some(folder) = std::env::var_os("FERRY_RESULTS") else { return };
     fs::create_dir_all(&folder).expect("the folder of FERRY_RESULTS can be made");
-    fs::write(Path::new(&folder).join(name), text).expect("the folder of FERRY_RESULTS can be written to");
+    fs::write(Path::new(&folder).join(name), format!("{text}\n"))
+        .expect("the folder of FERRY_RESULTS can be written to");
 }
 
 /// Says what crossed, and that it was no more than had to: what the guest left zero costs next to nothing.
 ///
-/// Of 128 MiB Debian's kernel counts 72 as in use once it is up, and of what it calls free some 20 are not zero any more.
-/// The rest is zero, or was never there.
+/// Of 128 MiB Debian's kernel counts 72 as in use once it is up, and of what it calls free some 20 are not
+/// zero any more. The rest is zero, or was never there.
 fn expect_little(report: &Report) {
     let (moved, faults) = (&report.moved, &report.page_faults);
     println!(
-        "{}: {} bytes, {} pages of {}, {} of them zero, in {} µs; downtime {:?} µs; {} faults, p50 {} µs, longest {} µs",
+        "{}: {} bytes, {} pages of {}, {} of them zero, in {} µs; downtime {:?} µs; {} faults, p50 {} µs, longest \
+         {} µs",
         report.strategy,
         moved.bytes_sent,
         moved.pages_sent,

@@ -24,19 +24,20 @@ const COMPLAINTS: [&str; 9] = [
     "I/O error",
 ];
 
-/// What Linux says at boot, so before any move, of every AMD machine that has several processors and no invariant TSC
-/// (`unsynchronized_tsc` in arch/x86/kernel/tsc.c); emulated ones have none. Said later it counts: then nothing may be said.
+/// What Linux says at boot, so before any move, of every AMD machine that has several processors and no
+/// invariant TSC (`unsynchronized_tsc` in arch/x86/kernel/tsc.c); emulated ones have none. Said later it
+/// counts: then nothing may be said.
 const WITHOUT_INVARIANT_TSC: &str = "tsc: Marking TSC unstable due to TSCs unsynchronized";
 
-/// By how much the guest's two clocks may part between two looks of its kernel at them, in nanoseconds: Linux's own margin.
+/// By how much the guest's two clocks may part between two looks of its kernel at them, in nanoseconds:
+/// Linux's own margin.
 const CLOCK_MARGIN: u64 = 250_000;
 
-/// Whether a kernel says here that it looked at its clocks late, and that they agree. It does so when its processor stood
-/// still for a second, as an emulated one does now and then, moved or not.
+/// Whether a kernel says here that it looked at its clocks late, and that they agree. It does so when its
+/// processor stood still for a second, as an emulated one does now and then, moved or not.
 fn only_looked_late(line: &str) -> bool {
-    let Some((_, numbers)) =
-        line.split_once("clocksource: Long readout interval, skipping watchdog check: cs_nsec: ")
-    else {
+    let late = "clocksource: Long readout interval, skipping watchdog check: cs_nsec: ";
+    let Some((_, numbers)) = line.split_once(late) else {
         return false;
     };
     let Some((clock, watchdog)) = numbers.split_once(" wd_nsec: ") else { return false };
@@ -57,7 +58,8 @@ impl<'a> Guest<'a> {
     /// Boots one on host 1 with a disk that both hosts see, and has the client hold a connection to it.
     pub fn boot(bed: &'a Bed, vcpus: u8) -> Guest<'a> {
         ok(bed.host(0), &format!("mke2fs {DISK}"));
-        // Host 2 has read the disk as it is now, and keeps what it has read: none of it may be believed later.
+        // Host 2 has read the disk as it is now, and keeps what it has read: none of it may be believed
+        // later.
         ok(bed.host(1), &format!("(exec sleep 100000) <{DISK} >/dev/null 2>&1 & cat {DISK} >/dev/null"));
         let words = format!("net={ADDRESS}/24 working-set=4MiB rate=200");
         // Either kind of console, without running everything twice.
@@ -108,7 +110,8 @@ impl<'a> Guest<'a> {
         assert!(typed.contains("42x"), "{context}: the console says {typed:?}");
     }
 
-    /// By how much the guest's wall clock is before the client's: not less than the first, not more than the second.
+    /// By how much the guest's wall clock is before the client's: not less than the first, not more than the
+    /// second.
     fn clock_offset(&self) -> (i64, i64) {
         let request =
             format!("nanoseconds; timeout 60 wget -q -O - http://{ADDRESS}/cgi-bin/clock; nanoseconds");
@@ -118,16 +121,16 @@ impl<'a> Guest<'a> {
         (guest - after, guest - before)
     }
 
-    /// The guest's clock is as far from the client's as it was when the guest had booted. (How far that is depends on the
-    /// timer ticks that an emulated processor lost while it booted.)
+    /// The guest's clock is as far from the client's as it was when the guest had booted. (How far that is
+    /// depends on the timer ticks that an emulated processor lost while it booted.)
     fn expect_right_time(&self, context: &str) {
         let (least, most) = self.clock_offset();
         let (least_at_boot, most_at_boot) = self.offset_at_boot;
         let is_right = least - CLOCK_ERROR <= most_at_boot && least_at_boot <= most + CLOCK_ERROR;
         assert!(
             is_right,
-            "{context}: the guest's clock is {least} to {most} ns before the client's, at boot it was {least_at_boot} to \
-             {most_at_boot}"
+            "{context}: the guest's clock is {least} to {most} ns before the client's, at boot it was \
+             {least_at_boot} to {most_at_boot}"
         );
     }
 

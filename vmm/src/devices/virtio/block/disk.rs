@@ -4,13 +4,15 @@
 //!          take: open, check, lock              release: write back, close
 //!   free ─────────────────────────► held ──────────────────────────────────► free
 //! ```
-//! Two machines may have one disk, on storage that both hosts see, but only one may use it. The lock (`flock`, of the open
-//! file) is taken when a guest is booted, or just before it starts or resumes; the source of a migration lets go of it
-//! when it gives the guest up. What is taken is opened anew, and of a block device what this host has cached is dropped:
-//! another host may have written since. (What is cached of a file is the business of the file system it lies on.)
+//! Two machines may have one disk, on storage that both hosts see, but only one may use it. The lock
+//! (`flock`, of the open file) is taken when a guest is booted, or just before it starts or resumes; the
+//! source of a migration lets go of it when it gives the guest up. What is taken is opened anew, and of a
+//! block device what this host has cached is dropped: another host may have written since. (What is cached of
+//! a file is the business of the file system it lies on.)
 //!
-//! A lock on a block device, and on a file of some file systems, is known to one host only. There it keeps this host's
-//! guests apart; of two hosts, one that migrates a guest to the other, it is the order above that does.
+//! A lock on a block device, and on a file of some file systems, is known to one host only. There it keeps
+//! this host's guests apart; of two hosts, one that migrates a guest to the other, it is the order above that
+//! does.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
