@@ -33,8 +33,8 @@ const WITHOUT_INVARIANT_TSC: &str = "tsc: Marking TSC unstable due to TSCs unsyn
 /// Linux's own margin.
 const CLOCK_MARGIN: u64 = 250_000;
 
-/// Whether a kernel says here that it looked at its clocks late, and that they agree. It does so when its
-/// processor stood still for a second, as an emulated one does now and then, moved or not.
+/// Whether a kernel says here that it looked at its clocks late, and that they agree. It does so when it could not
+/// run for a second: where another program has the emulating processor, or where the pages it needs are on their way.
 fn only_looked_late(line: &str) -> bool {
     let late = "clocksource: Long readout interval, skipping watchdog check: cs_nsec: ";
     let Some((_, numbers)) = line.split_once(late) else {
