@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
-use super::devices::{ConsoleKind, Devices};
+#[cfg(feature = "kvm")]
+use super::devices::ConsoleKind;
+use super::devices::Devices;
 use crate::{
     daemon::Facts,
     machine::{Backing, Machine},
