@@ -1,6 +1,10 @@
 //! What `compare` and `sweep` share: prepare, measure, keep, show.
 
-use std::{fs, process::ExitCode};
+use std::{
+    fs,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 
@@ -43,10 +47,12 @@ pub fn run(options: &Compare, keep: Keep) -> Result<ExitCode> {
     let machines = Machines::probe(options.simulated);
     let site = if machines.simulated.is_some() { site.without_client() } else { site };
     if let Some(reason) = &machines.simulated {
-        println!(
+        print(&[format!(
             "SIMULATED GUESTS ({reason}): engine, links and bytes are real, the machine is not. The figures say how the \
              strategies compare, not how fast a VM moves; run on a host with KVM for that."
-        );
+        )])
+        .inspect_err(complain)
+        .ok();
     }
     let folder = Folder::make()?;
     let peer = find_peer(options, &folder, &machines);
@@ -71,7 +77,8 @@ pub fn run(options: &Compare, keep: Keep) -> Result<ExitCode> {
     let measured = match check_memory(&steps) {
         Ok(()) => Bench::new(options, &machines, &site, folder, &peer).measure(&steps, |run, requests| {
             results.runs.push(run);
-            files.keep(&results, &requests);
+            // One that finds no room has said so; at the end it is tried once more.
+            files.keep(&results, &requests).ok();
         }),
         Err(error) => Err(error),
     };
@@ -81,14 +88,14 @@ pub fn run(options: &Compare, keep: Keep) -> Result<ExitCode> {
         Err(error) => return Err(error),
     };
     results.complete = !interrupted;
-    files.keep(&results, &[]);
+    let kept = files.keep(&results, &[]);
     let shown = show(options, &results, files.results.as_ref());
     if interrupted && is_sweep {
-        println!("Interrupted: the same command with --resume goes on.");
+        eprintln!("Interrupted: the same command with --resume goes on.");
     }
     Ok(match () {
         () if interrupted => ExitCode::from(INTERRUPTED),
-        () if results.any_failed() || files.results.is_none() || shown.is_err() => ExitCode::FAILURE,
+        () if results.any_failed() || kept.is_err() || shown.is_err() => ExitCode::FAILURE,
         () => ExitCode::SUCCESS,
     })
 }
@@ -99,7 +106,9 @@ fn find_peer(options: &Compare, folder: &Folder, machines: &Machines) -> Peer {
         None => Peer::default(),
         Some(Against::Qemu) => Peer::find(&options.qemu, folder.path(), machines.simulated.is_some()),
     };
-    peer.left_out.iter().for_each(|line| println!("{line}"));
+    if !peer.left_out.is_empty() {
+        print(&peer.left_out).inspect_err(complain).ok();
+    }
     peer
 }
 
@@ -133,37 +142,45 @@ impl Files {
     }
 
     /// The results so far, and the requests of the last run of them.
-    fn keep(&self, results: &Results, requests: &[Request]) {
+    fn keep(&self, results: &Results, requests: &[Request]) -> Result<()> {
         if let (Some(file), Some(run)) = (&self.timeline, results.runs.last()) {
             file.append(results.runs.len(), run, requests).map_err(|error| complain(&error)).ok();
         }
-        if let Some(file) = &self.results {
-            file.write(results).map_err(|error| complain(&error)).ok();
-        }
+        let file = self.results.as_ref().context("there is no results file")?;
+        file.write(results).inspect_err(complain)
     }
 }
 
-/// Table and words on stdout, the report in its folder.
+/// The report in its folder, then table and words on stdout: neither costs the other.
 fn show(options: &Compare, results: &Results, file: Option<&ResultsFile>) -> Result<()> {
     let summary = Summary::of(results);
-    println!("{}", table::draw(&summary));
-    if let Some(beside) = peer::draw(&summary) {
-        println!("\n{beside}");
-    }
+    let page = report::write(results, &options.results_path(), &options.out).inspect_err(complain);
+    let mut lines = vec![table::draw(&summary).to_string()];
+    lines.extend(peer::draw(&summary).map(|beside| format!("\n{beside}")));
     for verdict in verdict::of(&summary) {
         let guest = summary.name_of(&verdict.workload).map(|name| format!("{name}: ")).unwrap_or_default();
-        println!("{guest}{}", verdict.headline);
+        lines.push(format!("{guest}{}", verdict.headline));
         if guest.is_empty() {
-            verdict.prices.iter().for_each(|price| println!("  - {price}"));
+            lines.extend(verdict.prices.iter().map(|price| format!("  - {price}")));
         }
     }
-    table::notes(&summary).iter().chain(&peer::notes(&summary)).for_each(|note| println!("{note}"));
-    let page = report::write(results, &options.results_path(), &options.out).inspect_err(complain)?;
-    match file {
-        Some(file) => println!("Report: {} (data: {})", page.display(), file.path().display()),
-        None => println!("Report: {}", page.display()),
+    lines.extend(table::notes(&summary));
+    lines.extend(peer::notes(&summary));
+    lines.extend(page.as_ref().ok().map(|page| match file {
+        Some(file) => format!("Report: {} (data: {})", page.display(), file.path().display()),
+        None => format!("Report: {}", page.display()),
+    }));
+    print(&lines).inspect_err(complain).and(page.map(drop))
+}
+
+/// Prints lines; that nobody reads them any more is no error.
+fn print(lines: &[String]) -> Result<()> {
+    let text = lines.join("\n") + "\n";
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
     }
-    Ok(())
 }
 
 fn complain(error: &anyhow::Error) {
