@@ -12,3 +12,4 @@ mod migrate;
 mod on_kvm;
 mod openapi;
 mod permissions;
+mod readme;
