@@ -94,6 +94,9 @@ pub struct Report {
     pub memory_bytes: u64,
     /// Its vCPUs.
     pub vcpus: u8,
+    /// Its user had paused it: wherever it is, it stands still until it is resumed.
+    #[serde(default)]
+    pub paused: bool,
     /// How it ended.
     pub outcome: Outcome,
     /// What went wrong, if anything did.
@@ -135,6 +138,7 @@ impl Report {
             strategy,
             memory_bytes: vm.page_count * PAGE_SIZE as u64,
             vcpus: vm.vcpus,
+            paused: vm.paused,
             outcome: Outcome::Failed,
             error: None,
             verified: None,

@@ -26,6 +26,18 @@ fn a_paused_guest_stands_still() {
     until_counting(&vm);
 }
 
+/// As one does that arrived paused.
+#[test]
+fn a_guest_that_never_ran_here_runs_when_it_is_resumed() {
+    if !common::has_kvm("a_guest_that_never_ran_here_runs_when_it_is_resumed") {
+        return;
+    }
+    let mut vm = booted(COUNT);
+    vm.resume().expect("runs");
+    until_counting(&vm);
+    vm.pause().expect("pauses");
+}
+
 #[test]
 fn pausing_at_once_after_resuming_is_safe() {
     if !common::has_kvm("pausing_at_once_after_resuming_is_safe") {

@@ -160,7 +160,8 @@ impl Cancel {
         let state: MigrationState = ask(&self.name, Method::GET, "/v1/migration?wait=true")?;
         match state.report {
             Some(report) if report.outcome == Outcome::Cancelled => {
-                print(format_args!("called off; {} runs on here", self.name))?;
+                let stays = if report.paused { "stays paused here" } else { "runs on here" };
+                print(format_args!("called off; {} {stays}", self.name))?;
                 Ok(ExitCode::SUCCESS)
             }
             Some(report) if report.outcome == Outcome::Completed => {

@@ -217,6 +217,7 @@ pub fn conclude(name: &str, report: Option<&Report>) -> ExitCode {
         return ExitCode::from(IN_DOUBT);
     };
     let why = report.error.as_deref().unwrap_or("no reason was given");
+    let stays = if report.paused { "stays paused here" } else { "runs on here" };
     match report.outcome {
         Outcome::Completed if report.verified == Some(false) => {
             tell!("ferry: {name} has moved, but {why}");
@@ -224,11 +225,11 @@ pub fn conclude(name: &str, report: Option<&Report>) -> ExitCode {
         }
         Outcome::Completed => ExitCode::SUCCESS,
         Outcome::Failed => {
-            tell!("ferry: {name} was not moved and runs on here: {why}");
+            tell!("ferry: {name} was not moved and {stays}: {why}");
             ExitCode::FAILURE
         }
         Outcome::Cancelled => {
-            tell!("ferry: the migration was called off; {name} runs on here");
+            tell!("ferry: the migration was called off; {name} {stays}");
             ExitCode::FAILURE
         }
         Outcome::Unknown => {

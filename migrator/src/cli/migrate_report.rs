@@ -45,6 +45,9 @@ pub fn lines(report: &Report) -> Vec<String> {
         Some(false) => "DIFFERENT: memory is not what it was at the source",
     };
     row("verified", verified.to_owned());
+    if moved && report.paused {
+        row("paused", format!("as it was; there `ferry resume {}` runs it", report.name));
+    }
     lines
 }
 

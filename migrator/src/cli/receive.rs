@@ -114,8 +114,11 @@ struct User {
 }
 
 impl Receiver for User {
-    fn runs_here(&mut self, name: &str) {
-        background::say(&format!("{name} runs here"));
+    fn is_here(&mut self, name: &str, paused: bool) {
+        background::say(&match paused {
+            false => format!("{name} runs here"),
+            true => format!("{name} is here, paused: `ferry resume {name}` runs it"),
+        });
         let Some(attach) = &self.attach else { return };
         match terminal::attach_own(&self.registry.console(&self.daemon.name()), &self.daemon) {
             // It is dropped, and the terminal as it was, when the process ends.

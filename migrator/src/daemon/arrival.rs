@@ -14,8 +14,8 @@ use crate::{
 
 /// What a receiving process tells its user.
 pub trait Receiver: Send {
-    /// The guest runs here; its last pages may still be coming.
-    fn runs_here(&mut self, name: &str);
+    /// The guest is here, and runs unless it is `paused`; its last pages may still be coming.
+    fn is_here(&mut self, name: &str, paused: bool);
     /// A try failed; unless the VM is here all the same, the next is waited for.
     fn failed(&mut self, why: &str);
 }
@@ -58,15 +58,15 @@ impl Daemon {
             Host::new(share.clone(), |vm: &VmDescription, handles: Handles| self.made(vm, handles));
         let started = |vm: &VmDescription| {
             self.update(|inner| {
-                inner.place = Place::Arriving;
+                inner.place = Place::Arriving { standing: Standing::on_arrival(vm) };
                 inner.listening = None;
                 inner.wanted_name = Some(vm.name.clone());
             });
-            user.runs_here(&vm.name);
+            user.is_here(&vm.name, vm.paused);
         };
         match receive(&mut host, acceptor, interrupt, started) {
             Ok(arrival) => {
-                self.here(arrival.vm, Standing::Running);
+                self.here(arrival.vm, Standing::on_arrival(&arrival.description));
                 Ok(())
             }
             Err(error @ ReceiveError::Interrupted { .. }) => {
@@ -106,6 +106,13 @@ impl Daemon {
 
     fn here(&self, machine: Machine, standing: Standing) {
         self.update(|inner| inner.place = Place::Here { machine, standing });
+    }
+}
+
+impl Standing {
+    /// A guest arrives as it stood where it came from.
+    fn on_arrival(vm: &VmDescription) -> Standing {
+        if vm.paused { Standing::Paused } else { Standing::Running }
     }
 }
 

@@ -45,10 +45,16 @@ impl Daemon {
         let inner = self.lock();
         let name = inner.name.clone();
         match (&inner.place, &inner.handles) {
-            (Place::Arriving | Place::Here { standing: Standing::Running, .. }, Some(handles)) => {
-                Ok(handles.clone())
-            }
-            (Place::Here { standing: Standing::Paused, .. }, _) => Err(Refusal::Paused { name }),
+            (
+                Place::Arriving { standing: Standing::Running }
+                | Place::Here { standing: Standing::Running, .. },
+                Some(handles),
+            ) => Ok(handles.clone()),
+            (
+                Place::Arriving { standing: Standing::Paused }
+                | Place::Here { standing: Standing::Paused, .. },
+                _,
+            ) => Err(Refusal::Paused { name }),
             (Place::Here { .. }, _) => Err(Refusal::InDoubt),
             (place, _) => Err(place.refusal(&name)),
         }

@@ -19,7 +19,7 @@ use crate::{
     source::migrate,
     strategy::Strategy,
     transport::{Address, Interrupt},
-    vm::SourceVm,
+    vm::{HeldVm, SourceVm},
 };
 
 /// How long a process whose VM has moved waits for somebody to fetch the report.
@@ -88,7 +88,7 @@ impl Daemon {
     /// Begins to move the VM away. Returns at once.
     ///
     /// # Errors
-    /// If the guest does not run here, or is being moved already.
+    /// If the guest is not here, or is being moved already.
     pub fn migrate(self: &Arc<Self>, request: &MigrationRequest) -> Result<(), Refusal> {
         let address: Address = request.address.parse().map_err(|e| Refusal::Request(format!("{e}")))?;
         if request.max_bandwidth_bits_per_second == Some(0) {
@@ -97,7 +97,7 @@ impl Daemon {
         let (strategy, options) = (request.strategy, request.options());
         let interrupt = Interrupt::default();
         let progress = Arc::<Progress>::default();
-        let machine = self.give_to_engine(&interrupt, &progress)?;
+        let (machine, was) = self.give_to_engine(&interrupt, &progress)?;
         // A thread that could not be started would take the machine with it, so the machine follows when it runs.
         let (sender, receiver) = std::sync::mpsc::sync_channel::<Machine>(1);
         let daemon = self.clone();
@@ -106,10 +106,12 @@ impl Daemon {
             let connector = address.connector();
             // A mistake in the engine must not cost the guest: its machine is kept, whole and in doubt.
             let result = panic::catch_unwind(AssertUnwindSafe(|| {
-                migrate(&mut machine, &*connector, strategy, &options, &interrupt, &progress)
+                let mut held = HeldVm(&mut machine);
+                let vm: &mut dyn SourceVm = if was == Standing::Paused { &mut held } else { held.0 };
+                migrate(vm, &*connector, strategy, &options, &interrupt, &progress)
             }));
             let report = result.unwrap_or_else(|_| panicked(&mut machine, strategy, &options));
-            daemon.migrated(machine, report, &address.to_string());
+            daemon.migrated(machine, was, report, &address.to_string());
         };
         match thread::Builder::new().name("engine".to_owned()).spawn(engine) {
             Ok(_) => {
@@ -117,7 +119,7 @@ impl Daemon {
                 Ok(())
             }
             Err(error) => {
-                self.update(|inner| inner.place = Place::Here { machine, standing: Standing::Running });
+                self.update(|inner| inner.place = Place::Here { machine, standing: was });
                 Err(Refusal::Thread(error))
             }
         }
@@ -152,12 +154,16 @@ impl Daemon {
         !matches!(self.lock().place, Place::Migrating { .. })
     }
 
-    fn give_to_engine(&self, interrupt: &Interrupt, progress: &Arc<Progress>) -> Result<Machine, Refusal> {
+    /// The machine, and whether it runs.
+    fn give_to_engine(
+        &self,
+        interrupt: &Interrupt,
+        progress: &Arc<Progress>,
+    ) -> Result<(Machine, Standing), Refusal> {
         let mut inner = self.lock_when_arrived();
         let name = inner.name.clone();
         match &inner.place {
-            Place::Here { standing: Standing::Running, .. } if inner.end.is_none() => {}
-            Place::Here { standing: Standing::Paused, .. } => return Err(Refusal::Paused { name }),
+            Place::Here { standing: Standing::Running | Standing::Paused, .. } if inner.end.is_none() => {}
             Place::Here { standing: Standing::Unknown | Standing::Interrupted, .. } => {
                 return Err(Refusal::InDoubt);
             }
@@ -169,16 +175,16 @@ impl Daemon {
         drop(inner);
         self.changed.send_replace(());
         match place {
-            Place::Here { machine, .. } => Ok(machine),
+            Place::Here { machine, standing } => Ok((machine, standing)),
             other => Err(other.refusal(&name)),
         }
     }
 
-    /// Takes note of how it ended, and keeps or drops the machine accordingly.
-    fn migrated(&self, machine: Machine, report: Report, to: &str) {
+    /// Takes note of how it ended, and keeps or drops the machine accordingly; one that stays is as it `was`.
+    fn migrated(&self, machine: Machine, was: Standing, report: Report, to: &str) {
         let standing = match report.outcome {
             Outcome::Completed => None,
-            Outcome::Failed | Outcome::Cancelled => Some(Standing::Running),
+            Outcome::Failed | Outcome::Cancelled => Some(was),
             Outcome::Unknown => Some(Standing::Unknown),
             Outcome::Interrupted => Some(Standing::Interrupted),
         };

@@ -5,7 +5,7 @@
 //!   awaited ────────────► arriving ───► here ───────────► migrating ─────────────► moved
 //!                                        ▲                    │
 //!                                        └────────────────────┘
-//!                                     failed, cancelled: running
+//!                                     failed, cancelled: running, or paused as before
 //!                                     unknown, interrupted: paused, whole
 //! ```
 //! The engine runs on a plain thread and has the machine meanwhile; what is asked then is answered by the
@@ -206,7 +206,7 @@ impl Daemon {
         let begin = Instant::now();
         loop {
             let inner = self.lock();
-            if !matches!(inner.place, Place::Arriving) || begin.elapsed() > PATIENCE {
+            if !matches!(inner.place, Place::Arriving { .. }) || begin.elapsed() > PATIENCE {
                 return inner;
             }
             drop(inner);
@@ -218,7 +218,7 @@ impl Daemon {
     fn overhead_bytes(&self) -> Option<u64> {
         let (cached, handles, is_busy) = {
             let inner = self.lock();
-            let is_busy = matches!(inner.place, Place::Migrating { .. } | Place::Arriving);
+            let is_busy = matches!(inner.place, Place::Migrating { .. } | Place::Arriving { .. });
             (inner.overhead, inner.handles.clone(), is_busy)
         };
         let is_fresh = cached.is_some_and(|(when, _)| is_busy || when.elapsed() < OVERHEAD_LIFETIME);

@@ -10,8 +10,11 @@ use crate::{machine::Machine, transport::Interrupt};
 pub enum Place {
     /// No VM has come yet.
     Awaited,
-    /// The guest runs here, and the engine has the machine until its last pages have come.
-    Arriving,
+    /// The guest is here, and the engine has the machine until its last pages have come.
+    Arriving {
+        /// Whether it runs, or stands still as its user wanted it.
+        standing: Standing,
+    },
     /// Here, and nobody else has it.
     Here {
         /// It.
@@ -94,10 +97,12 @@ impl Place {
         let name = match self {
             Place::Awaited => "receiving",
             Place::Here { standing: Standing::Running, .. } if is_booting => "booting",
-            Place::Arriving | Place::Here { standing: Standing::Running, .. } => "running",
-            Place::Here { standing: Standing::Paused, .. } => "paused",
-            Place::Here { standing: Standing::Unknown, .. } => "unknown",
-            Place::Here { standing: Standing::Interrupted, .. } => "interrupted",
+            Place::Arriving { standing } | Place::Here { standing, .. } => match standing {
+                Standing::Running => "running",
+                Standing::Paused => "paused",
+                Standing::Unknown => "unknown",
+                Standing::Interrupted => "interrupted",
+            },
             Place::Migrating { .. } => "migrating",
             Place::Moved { .. } => "moved",
         };
@@ -109,7 +114,7 @@ impl Place {
         let name = name.to_owned();
         match self {
             Place::Awaited => Refusal::NotHereYet { name },
-            Place::Arriving => Refusal::StillArriving { name },
+            Place::Arriving { .. } => Refusal::StillArriving { name },
             Place::Moved { to } => Refusal::Moved { name, to: to.clone() },
             Place::Migrating { .. } | Place::Here { .. } => Refusal::Migrating { name },
         }

@@ -172,10 +172,12 @@ impl<V: DestinationVm> Prepared<V> {
         let start = self.load(&mut control).and_then(|arrivals| {
             let received = await_start(&mut control)?;
             arrivals.begin_running().map_err(|_| ReceiveError::Stopped)?;
-            self.vm.start().map_err(ReceiveError::Start)?;
+            let paused = self.offer.vm.paused;
+            if paused { self.vm.hold() } else { self.vm.start() }.map_err(ReceiveError::Start)?;
             let elapsed = received.elapsed();
             control.wire().ignore_interrupt();
-            if let Some(injector) = &self.injector {
+            // One that is paused is announced when it runs.
+            if let Some(injector) = self.injector.as_ref().filter(|_| !paused) {
                 injector.announce();
             }
             Ok((arrivals, elapsed))

@@ -1,6 +1,7 @@
 //! Ferry's own machine behind the engine's seam: only here the engine knows `vmm`.
 
 use std::{
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -30,6 +31,8 @@ pub struct KvmVm {
     name: String,
     vm: Vm,
     pages: Arc<KvmPages>,
+    /// It came here paused: where it is was not announced yet.
+    is_unannounced: bool,
 }
 
 /// What a destination must know of the kind.
@@ -52,7 +55,7 @@ impl KvmVm {
     ) -> Result<KvmVm, VmError> {
         let vm = Vm::new(config, cpu, backends).map_err(VmError::new("make a machine"))?;
         let pages = Arc::new(KvmPages(vm.memory().clone()));
-        Ok(KvmVm { name: name.to_owned(), vm, pages })
+        Ok(KvmVm { name: name.to_owned(), vm, pages, is_unannounced: false })
     }
 
     /// The machine itself, for what is no concern of a migration.
@@ -75,6 +78,7 @@ impl SourceVm for KvmVm {
             kind: KIND.to_owned(),
             page_count: self.pages.page_count(),
             vcpus: self.vm.config().vcpus,
+            paused: false,
             machine: machine.expect("plain numbers are always encoded"),
         }
     }
@@ -102,7 +106,18 @@ impl SourceVm for KvmVm {
     }
 
     fn resume(&mut self) -> Result<(), VmError> {
-        self.vm.resume().map_err(VmError::new("resume the vCPUs"))
+        self.vm.resume().map_err(VmError::new("resume the vCPUs"))?;
+        if mem::take(&mut self.is_unannounced)
+            && let Some(network) = network(&self.vm)
+            && let Err(error) = network.announce()
+        {
+            // The network learns by the guest's own frames then.
+            tracing::warn!(
+                error = crate::report::in_words(&error),
+                "the guest's new place was not announced"
+            );
+        }
+        Ok(())
     }
 
     fn save_state(&mut self) -> Result<Vec<u8>, VmError> {
@@ -157,6 +172,11 @@ impl DestinationVm for KvmVm {
         take_disks(&mut self.vm)?;
         self.vm.start();
         Ok(())
+    }
+
+    fn hold(&mut self) -> Result<(), VmError> {
+        self.is_unannounced = true;
+        take_disks(&mut self.vm)
     }
 }
 

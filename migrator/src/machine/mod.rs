@@ -128,4 +128,8 @@ impl DestinationVm for Machine {
     fn start(&mut self) -> Result<(), VmError> {
         whichever!(self, vm => vm.start())
     }
+
+    fn hold(&mut self) -> Result<(), VmError> {
+        whichever!(self, vm => vm.hold())
+    }
 }

@@ -178,6 +178,7 @@ impl SourceVm for SimVm {
             kind: KIND.to_owned(),
             page_count: self.shared.memory.page_count(),
             vcpus: 1,
+            paused: false,
             machine: machine.unwrap_or_default(),
         }
     }
@@ -300,6 +301,10 @@ impl DestinationVm for SimVm {
             self.thread = Some(thread.map_err(VmError::new("start the guest's thread"))?);
         }
         Ok(())
+    }
+
+    fn hold(&mut self) -> Result<(), VmError> {
+        self.trip(Fault::Start, "start")
     }
 }
 

@@ -7,9 +7,10 @@ use std::{error::Error, os::fd::BorrowedFd, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::paused::PausedVm;
+pub use self::{held::HeldVm, paused::PausedVm};
 use crate::pages::{GuestPages, PageNumber, PageRun, PageSet};
 
+mod held;
 mod paused;
 
 /// A machine could not do what the engine asked.
@@ -41,6 +42,8 @@ pub struct VmDescription {
     pub page_count: u64,
     /// Virtual CPUs.
     pub vcpus: u8,
+    /// Its user has paused it: it stands still at the destination, too, until it is resumed there.
+    pub paused: bool,
     /// Whatever else that kind of machine needs; the engine carries it and never looks.
     pub machine: Vec<u8>,
 }
@@ -148,6 +151,13 @@ pub trait DestinationVm: Send {
     /// # Errors
     /// It does not run then.
     fn start(&mut self) -> Result<(), VmError>;
+
+    /// As [`DestinationVm::start`], for a guest that its user has paused: all but running, which [`SourceVm::resume`]
+    /// does when its user wants it.
+    ///
+    /// # Errors
+    /// It is not here then.
+    fn hold(&mut self) -> Result<(), VmError>;
 }
 
 /// Pages that are not there yet, and those who wait for them.

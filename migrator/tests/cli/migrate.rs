@@ -125,14 +125,31 @@ fn stopping_a_guest_that_is_being_migrated_calls_that_off_first() {
 }
 
 #[test]
-fn a_paused_guest_does_not_move() {
+fn a_paused_guest_moves_and_stays_paused_until_it_is_resumed() {
     let host = Host::new();
     host.run_sim("a", &[]);
-    let address = host.receive("b");
     host.ferry(&["pause", "a"]).succeeds();
-    host.ferry(&["migrate", "a", &address]).fails(1, &["a is paused", "ferry resume a"]);
-    host.ferry(&["resume", "a"]).succeeds();
-    host.ferry(&["migrate", "a", &address]).succeeds();
+    let written = |name: &str| host.info(name)["guest"]["pages_written"].as_u64().unwrap();
+    let before = written("a");
+    let hops = [("a", "b", "pre-copy"), ("b", "c", "stop-and-copy"), ("c", "d", "post-copy")];
+    for (from, to, strategy) in hops {
+        let mut receive = host.start(&["receive", "tcp://127.0.0.1:0", "--name", to, "--no-console"]);
+        let address = receive.line().strip_prefix("listening on ").unwrap().to_owned();
+        // A try that fails leaves it paused here.
+        let slow = ["migrate", from, &address, "-s", strategy, "--timeout", "1us"];
+        host.ferry(&slow).fails(1, &["stays paused here", "longer than --timeout allows"]);
+        assert_eq!(host.status(from), "paused");
+        let done = host.ferry(&["migrate", from, &address, "-s", strategy, "--verify"]);
+        assert!(done.succeeds().contains("`ferry resume a` runs it"), "{done:?}");
+        assert_eq!(receive.line(), "a is here, paused: `ferry resume a` runs it");
+        assert_eq!((host.status(to).as_str(), written(to)), ("paused", before));
+        host.ferry(&["check", to]).fails(1, &["is paused"]);
+        // It lives on by itself; the test ends it by its name.
+        std::mem::forget(receive);
+    }
+    host.ferry(&["resume", "d"]).succeeds();
+    assert_eq!(host.status("d"), "running");
+    host.assert_alive("d");
 }
 
 #[test]

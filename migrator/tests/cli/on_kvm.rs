@@ -51,6 +51,39 @@ fn pulse_moves_by_each_strategy_and_its_console_lives_on() {
     }
 }
 
+#[test]
+fn a_paused_pulse_moves_twice_and_runs_on_when_it_is_resumed() {
+    let test = "a_paused_pulse_moves_twice_and_runs_on_when_it_is_resumed";
+    if !kvm_is_there(test) {
+        return;
+    }
+    let host = Host::new();
+    for (first, second) in
+        [("pre-copy", "post-copy"), ("stop-and-copy", "pre-copy"), ("post-copy", "stop-and-copy")]
+    {
+        if [first, second].contains(&"post-copy")
+            && let Err(reason) = vmm::MissingPages::probe()
+        {
+            println!("skipped: {test} by post-copy: {reason}");
+            continue;
+        }
+        run_pulse(&host, &["--vcpus", "2"]);
+        host.ferry(&["pause", "pulse"]).succeeds();
+        let heartbeat = |name: &str| host.info(name)["guest"]["heartbeat"].as_u64().unwrap();
+        let before = heartbeat("pulse");
+        for (from, to, strategy) in [("pulse", "b", first), ("b", "c", second)] {
+            let address = host.receive(to);
+            host.ferry(&["migrate", from, &address, "-s", strategy, "--verify"]).succeeds();
+            assert_eq!((host.status(to).as_str(), heartbeat(to)), ("paused", before));
+        }
+        host.ferry(&["resume", "c"]).succeeds();
+        host.assert_alive("c");
+        assert_eq!(host.info("c")["guest"]["errors"], 0);
+        host.ferry(&["stop", "c"]).succeeds();
+        await_that("it is gone", || !host.socket("c").exists() && !host.socket("pulse").exists());
+    }
+}
+
 /// The guest answers what is typed, wherever it is by now.
 fn assert_console_answers(host: &Host) {
     let mut console = UnixStream::connect(host.runtime().join("ferry/pulse.console")).unwrap();

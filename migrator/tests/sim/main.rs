@@ -3,5 +3,6 @@
 mod again;
 mod cuts;
 mod one_guest;
+mod paused;
 mod seeds;
 mod strangers;

@@ -11,6 +11,7 @@ use migrator::{
     source::migrate,
     strategy::Strategy,
     transport::{Interrupt, memory},
+    vm::SourceVm,
 };
 
 /// Pages of a simulated guest: small, so that a thousand seeds are quick, but several frames.
@@ -39,7 +40,7 @@ impl Try {
     }
 
     /// Migrates `vm` to a new host.
-    pub fn run(mut self, vm: &mut SimVm) -> Tried {
+    pub fn run(mut self, vm: &mut dyn SourceVm) -> Tried {
         let (connector, acceptor) = memory::pair();
         let connector = FailingConnector::new(connector, &self.tally);
         let mut acceptor = FailingConnector::new(acceptor, &self.tally);

@@ -1,7 +1,7 @@
 //! The machine.
 //!
 //! ```text
-//!            boot / restore              start                pause
+//!            boot / restore         start, resume             pause
 //!   new ──────────────────────► ready ──────────► running ──────────► paused
 //!                               │  ▲                  ▲                  │
 //!                               └──┘                  └───── resume ─────┘

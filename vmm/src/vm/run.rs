@@ -84,15 +84,17 @@ impl Vm {
         Ok(())
     }
 
-    /// Lets a paused guest run on, with its disks taken back. Does nothing when it runs already.
+    /// Lets a guest run on that was paused, here or before its state was restored here, with its disks taken (back).
+    /// Does nothing when it runs already.
     pub fn resume(&mut self) -> Result<(), PauseError> {
         match self.phase {
-            Phase::New | Phase::Ready => return Err(PauseError::NotStarted),
+            Phase::New => return Err(PauseError::NotStarted),
             Phase::Running => return Ok(()),
-            Phase::Paused => {}
+            Phase::Ready | Phase::Paused => {}
         }
         self.devices.take_disks()?;
-        if self.paused_at.take().is_some_and(|since| since.elapsed() >= WATCHDOG_GAP) {
+        // How long one stood still elsewhere is not known here.
+        if self.paused_at.take().is_none_or(|since| since.elapsed() >= WATCHDOG_GAP) {
             self.vcpus.iter().for_each(VcpuHandle::tell_of_pause);
         }
         self.start();

@@ -17,11 +17,25 @@ fn daemon() -> Arc<Daemon> {
 /// As if the engine had ended so.
 fn end_with(daemon: &Arc<Daemon>, outcome: Outcome) {
     let progress = Arc::default();
-    let mut machine = daemon.give_to_engine(&Interrupt::default(), &progress).unwrap();
+    let (mut machine, was) = daemon.give_to_engine(&Interrupt::default(), &progress).unwrap();
     let mut report = Report::new(Strategy::PreCopy, &machine.describe(), &Options::default());
     report.outcome = outcome;
     machine.pause().unwrap();
-    daemon.migrated(machine, report, "tcp://there:1");
+    daemon.migrated(machine, was, report, "tcp://there:1");
+}
+
+#[test]
+fn a_guest_that_does_not_move_stands_as_it_stood() {
+    let daemon = daemon();
+    for outcome in [Outcome::Failed, Outcome::Cancelled] {
+        for (act, status) in
+            [(Daemon::pause as fn(&Daemon) -> _, "paused"), (|daemon| daemon.resume(false), "running")]
+        {
+            act(&daemon).unwrap();
+            end_with(&daemon, outcome);
+            assert_eq!(daemon.status().status, status);
+        }
+    }
 }
 
 #[test]
@@ -41,11 +55,11 @@ fn a_guest_in_doubt_stays_paused_until_it_is_forced() {
 #[test]
 fn a_guest_that_was_to_stop_stops_once_the_engine_gives_it_back() {
     let daemon = daemon();
-    let machine = daemon.give_to_engine(&Interrupt::default(), &Arc::default()).unwrap();
+    let (machine, was) = daemon.give_to_engine(&Interrupt::default(), &Arc::default()).unwrap();
     daemon.stop();
     assert_eq!(daemon.end(), None);
     let report = Report::new(Strategy::PreCopy, &machine.describe(), &Options::default());
-    daemon.migrated(machine, report, "tcp://there:1");
+    daemon.migrated(machine, was, report, "tcp://there:1");
     assert_eq!(daemon.end(), Some(End::Stopped));
 }
 
