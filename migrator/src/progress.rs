@@ -3,9 +3,10 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What the source is doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Reaching the destination and making it ready.
@@ -22,7 +23,7 @@ pub enum Phase {
 }
 
 /// A look at a migration in progress.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ProgressSnapshot {
     /// What is being done.
     pub phase: Phase,
@@ -34,9 +35,9 @@ pub struct ProgressSnapshot {
     pub pages_left: u64,
     /// Bytes sent, in all.
     pub bytes_sent: u64,
-    /// How fast the last round, or this push, went.
+    /// How fast the last round, or this push, went, in bytes a second.
     pub bytes_per_second: u64,
-    /// How fast the guest wrote during the last round.
+    /// How fast the guest wrote during the last round, in pages a second.
     pub dirty_pages_per_second: u64,
     /// The downtime if the guest were paused now, in microseconds.
     pub expected_downtime_us: u64,

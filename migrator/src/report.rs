@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     options::{Options, Verify},
@@ -15,7 +16,7 @@ use crate::{
 };
 
 /// How a migration ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// The guest runs at the destination with all of its memory; the source is free of duty.
@@ -33,7 +34,7 @@ pub enum Outcome {
 }
 
 /// One round, for reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RoundReport {
     /// Pages it sent, zero or not.
     pub pages: u64,
@@ -41,7 +42,7 @@ pub struct RoundReport {
     pub zero_pages: u64,
     /// Bytes on the wire.
     pub bytes: u64,
-    /// How long it took.
+    /// How long it took, in microseconds.
     pub duration_us: u64,
     /// Pages the guest wrote meanwhile.
     pub dirtied_pages: u64,
@@ -60,13 +61,13 @@ impl From<&Round> for RoundReport {
 }
 
 /// What it took to move a guest: downtime, bytes and rounds. The harness keeps the same for each of its runs.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Moved {
-    /// Downtime by the engine's clock; nothing if the guest did not move.
+    /// Downtime by the engine's clock, in microseconds; nothing if the guest did not move.
     pub downtime_engine_us: Option<u64>,
-    /// Its parts, which add up to it.
+    /// Its parts, which add up to it, in microseconds.
     pub downtime_parts_us: DowntimeParts,
-    /// From the command to the first page: connecting, and making the destination ready.
+    /// From the command to the first page, in microseconds: connecting, and making the destination ready.
     pub setup_us: u64,
     /// Bytes on bulk and urgent links.
     pub bytes_sent: u64,
@@ -84,13 +85,13 @@ pub struct Moved {
 }
 
 /// What one migration cost.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Report {
     /// The VM's name.
     pub name: String,
     /// How it was moved.
     pub strategy: Strategy,
-    /// Its memory.
+    /// Its memory, in bytes.
     pub memory_bytes: u64,
     /// Its vCPUs.
     pub vcpus: u8,
@@ -106,9 +107,9 @@ pub struct Report {
     /// What it took.
     #[serde(flatten)]
     pub moved: Moved,
-    /// What the downtime was expected to be without any page, before anything moved.
+    /// What the downtime was expected to be without any page, before anything moved, in microseconds.
     pub fixed_downtime_us: u64,
-    /// From the command to the source being free of duty, or to the failure.
+    /// From the command to the source being free of duty, or to the failure, in microseconds.
     pub total_us: u64,
     /// Page faults at the destination.
     pub page_faults: FaultStatistics,
@@ -117,17 +118,17 @@ pub struct Report {
 }
 
 /// The options of a migration, for reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OptionsReport {
-    /// `--downtime-limit`
+    /// `--downtime-limit`, in microseconds.
     pub downtime_limit_us: u64,
-    /// `--max-rounds`
+    /// `--max-rounds`.
     pub max_rounds: u32,
-    /// `--max-bandwidth`
+    /// `--max-bandwidth`, in bits a second; nothing for no limit.
     pub max_bandwidth_bits_per_second: Option<u64>,
-    /// `--timeout`
+    /// `--timeout`, in microseconds; nothing for no limit.
     pub timeout_us: Option<u64>,
-    /// `--verify`
+    /// `--verify`.
     pub verify: Verify,
 }
 

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{pages::Sent, protocol::LoadTimes};
 
@@ -60,21 +61,21 @@ pub struct Switchover {
 }
 
 /// Downtime by the engine's clock, in parts that add up to it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DowntimeParts {
-    /// Stopping the vCPUs and draining devices.
+    /// Stopping the vCPUs and draining devices, in microseconds.
     pub pause: u64,
-    /// Saving the state of vCPUs and devices.
+    /// Saving the state of vCPUs and devices, in microseconds.
     pub save_state: u64,
-    /// Taking the last dirty pages and giving what must be there to the link.
+    /// Taking the last dirty pages and giving what must be there to the link, in microseconds.
     pub final_pages: u64,
-    /// The rest of the way: pages and state on the wire, and the answer.
+    /// The rest of the way: pages and state on the wire, and the answer, in microseconds.
     pub transfer: u64,
-    /// Comparing digests of all memory, if that was asked for before the start.
+    /// Comparing digests of all memory, if that was asked for before the start, in microseconds.
     pub verify: u64,
-    /// Loading the state.
+    /// Loading the state, in microseconds.
     pub load: u64,
-    /// From the handover to the first vCPU entering the guest.
+    /// From the handover to the first vCPU entering the guest, in microseconds.
     pub start: u64,
 }
 

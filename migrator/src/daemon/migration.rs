@@ -31,24 +31,22 @@ const REPORT_LIFETIME: Duration = Duration::from_secs(2);
 pub struct MigrationRequest {
     /// Where to: `tcp://HOST:PORT` or `unix:///PATH`.
     pub address: String,
-    /// Which way: `pre-copy`, `post-copy` or `stop-and-copy`.
-    #[schema(value_type = String)]
+    /// Which way.
     pub strategy: Strategy,
-    /// The longest downtime that pre-copy may plan for.
+    /// The longest downtime that pre-copy may plan for, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downtime_limit_us: Option<u64>,
     /// The most rounds of pre-copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_rounds: Option<u32>,
-    /// The most that page data may take of the link.
+    /// The most that page data may take of the link, in bits a second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_bandwidth_bits_per_second: Option<u64>,
-    /// How long all may take until the handover.
+    /// How long all may take until the handover, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_us: Option<u64>,
-    /// When to compare digests of all memory: `no`, `before-start` or `after-start`.
+    /// When to compare digests of all memory.
     #[serde(default)]
-    #[schema(value_type = String)]
     pub verify: Verify,
 }
 
@@ -69,10 +67,8 @@ impl MigrationRequest {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct MigrationState {
     /// How far it is.
-    #[schema(value_type = Option<Object>)]
     pub progress: Option<ProgressSnapshot>,
     /// What it cost, once it is over. `docs/report.md` has the schema.
-    #[schema(value_type = Option<Object>)]
     pub report: Option<Report>,
 }
 

@@ -73,7 +73,7 @@ pub struct Status {
     pub kind: String,
     /// `booting`, `running`, `paused`, `migrating`, `receiving`, `moved`, `unknown`, `interrupted` or `stopped`.
     pub status: String,
-    /// Its memory.
+    /// Its memory, in bytes.
     pub memory_bytes: u64,
     /// Its vCPUs.
     pub vcpus: u8,
@@ -87,7 +87,7 @@ pub struct Status {
     pub listening: Option<String>,
     /// When the process was started (RFC 3339).
     pub started_at: String,
-    /// What the process has resident beside guest memory.
+    /// What the process has resident beside guest memory, in bytes.
     pub overhead_bytes: Option<u64>,
 }
 

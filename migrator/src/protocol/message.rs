@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+use utoipa::ToSchema;
 
 use crate::{
     pages::{Digest, PageNumber, PageRun, PageSet},
@@ -160,15 +161,15 @@ pub struct LoadTimes {
 
 /// Page faults as the destination's fault thread saw them, from reading the fault to the page being
 /// in place, in microseconds.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FaultStatistics {
     /// How many faults were served.
     pub count: u64,
-    /// Half were served within this.
+    /// Half were served within this, in microseconds.
     pub p50_us: u64,
-    /// All but a hundredth were.
+    /// All but a hundredth were, in microseconds.
     pub p99_us: u64,
-    /// The slowest.
+    /// The slowest, in microseconds.
     pub max_us: u64,
     /// How many fell into each power of two of microseconds: `[<1, <2, <4, …]`.
     pub histogram: Vec<u64>,

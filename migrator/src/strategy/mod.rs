@@ -19,11 +19,12 @@ mod switchover;
 pub use switchover::{Handover, Portion};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::source::{MigrateError, Migration};
 
 /// Which way to move a guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
     /// Pause, send everything, start.
