@@ -135,8 +135,8 @@ pub fn notes(summary: &Summary<'_>) -> Vec<String> {
     if overloaded > 0 {
         let runs: usize = summary.rows.iter().map(|row| row.runs.len()).sum();
         notes.push(format!(
-            "WARNING: the host was busy with other work in {overloaded} of {runs} runs (\"host_overloaded\" in the \
-             results). Their times are too long and their spread too wide: measure again on a quiet host."
+            "WARNING: the host was busy with other work, or its processors were taken away, in {overloaded} of {runs} \
+             runs (\"host_overloaded\" in the results). Their times are too long and their spread too wide: measure again on a quiet host."
         ));
     }
     if !summary.complete {

@@ -4,6 +4,9 @@ use std::{fs, thread, time::Duration};
 
 /// From this share of the host on, in hundredths of all its CPUs, a run is marked.
 pub const OVERLOADED_PERCENT: u32 = 12;
+/// And from this time on that a hypervisor took processors away: gaps of its making are as long as those that are
+/// measured. It is counted in clock ticks, so less than two of them say little.
+pub const OVERLOADED_STOLEN_US: u64 = 20_000;
 
 /// Counters since boot, in clock ticks over all CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,17 +24,22 @@ pub struct CpuTimes {
 pub struct Load {
     /// What others used, and what a hypervisor took away, in hundredths of all CPUs.
     pub others_percent: u32,
+    /// The time for which a hypervisor took processors away, over all of them, in microseconds.
+    pub stolen_us: u64,
 }
 
 impl Load {
     /// Whether figures that were measured under it are to be distrusted.
     pub fn is_overload(self) -> bool {
-        self.others_percent >= OVERLOADED_PERCENT
+        self.others_percent >= OVERLOADED_PERCENT || self.stolen_us >= OVERLOADED_STOLEN_US
     }
 
     /// The heavier one.
     pub fn max(self, other: Load) -> Load {
-        Load { others_percent: self.others_percent.max(other.others_percent) }
+        Load {
+            others_percent: self.others_percent.max(other.others_percent),
+            stolen_us: self.stolen_us.max(other.stolen_us),
+        }
     }
 
     /// Looks for a moment, while nothing of ours runs.
@@ -61,8 +69,12 @@ impl CpuTimes {
     pub fn until(self, later: CpuTimes, ours: u64) -> Load {
         let total = later.total.saturating_sub(self.total);
         let busy = later.busy.saturating_sub(self.busy).saturating_sub(ours);
-        let others = busy + later.steal.saturating_sub(self.steal);
-        Load { others_percent: (others * 100).checked_div(total).unwrap_or(0) as u32 }
+        let stolen = later.steal.saturating_sub(self.steal);
+        let others = busy + stolen;
+        Load {
+            others_percent: (others * 100).checked_div(total).unwrap_or(0) as u32,
+            stolen_us: stolen * 1_000_000 / rustix::param::clock_ticks_per_second().max(1),
+        }
     }
 }
 
@@ -89,9 +101,11 @@ mod tests {
         let before = CpuTimes::parse("cpu  100 0 50 800 10 0 5 5 70 0\ncpu0 1 2\n").unwrap();
         let after = CpuTimes::parse("cpu  160 0 70 910 10 0 5 15 70 0\n").unwrap();
         // 200 ticks in all: 80 busy, of which 50 ours, and 10 stolen.
-        assert_eq!(before.until(after, 50), Load { others_percent: 20 });
+        assert_eq!(before.until(after, 50), Load { others_percent: 20, stolen_us: 100_000 });
         assert!(before.until(after, 50).is_overload());
-        assert_eq!(before.until(before, 0), Load { others_percent: 0 });
+        assert_eq!(before.until(before, 0), Load::default());
+        assert!(Load { stolen_us: OVERLOADED_STOLEN_US, ..Load::default() }.is_overload());
+        assert!(!Load { stolen_us: OVERLOADED_STOLEN_US / 2, ..Load::default() }.is_overload());
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod load;
 mod warm;
 
 pub use facts::{HostFacts, Kvm, LoadAverage};
-pub use load::{CpuTimes, Load, OVERLOADED_PERCENT, process_ticks};
+pub use load::{CpuTimes, Load, OVERLOADED_PERCENT, OVERLOADED_STOLEN_US, process_ticks};
 pub use warm::{Piece, WarmMemory};
 
 /// How the guests run here.

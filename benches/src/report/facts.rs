@@ -37,7 +37,14 @@ pub fn draw(results: &Results) -> Markup {
 /// What others used of the host meanwhile.
 fn load_in_runs(results: &Results) -> Option<String> {
     let others = Spread::of(results.runs.iter().map(|run| u64::from(run.others_cpu_percent)))?;
-    Some(format!("others used {} % of all CPUs (median), {} % at most", others.median, others.max))
+    let stolen = Spread::of(results.runs.iter().map(|run| run.stolen_cpu_us))?;
+    Some(format!(
+        "others used {} % of all CPUs (median), {} % at most; a hypervisor took away {} ms (median), {} ms at most",
+        others.median,
+        others.max,
+        stolen.median / 1_000,
+        stolen.max / 1_000
+    ))
 }
 
 /// In words.

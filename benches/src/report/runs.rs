@@ -12,7 +12,10 @@ pub fn draw(results: &Results) -> Markup {
     let time = |us: Option<u64>| us.map_or_else(|| "–".to_owned(), units::micros);
     let state = |run: &Run| match &run.error {
         Some(error) => error.clone(),
-        None if run.host_overloaded => format!("busy host: {} % by others", run.others_cpu_percent),
+        None if run.host_overloaded => {
+            let stolen = run.stolen_cpu_us / 1_000;
+            format!("busy host: {} % by others, {stolen} ms taken away", run.others_cpu_percent)
+        }
         None => "ok".to_owned(),
     };
     html! {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{ClientReport, Engine, PeerFigures, Phases};
 use crate::{
     gaps::{GapHistogram, Seen},
+    host::Load,
     plan::Workload,
 };
 
@@ -115,10 +116,13 @@ pub struct Run {
     pub overhead_bytes: Option<u64>,
     /// What a plain TCP sender and receiver moved in this pass, between processes like the VMs'.
     pub limit_bytes_per_second: Option<u64>,
-    /// Something else used the host before or during the run: distrust its times.
+    /// Something else used the host before or during the run, or a hypervisor took processors away: distrust its times.
     pub host_overloaded: bool,
     /// The share of the host that others used, in hundredths of all its CPUs; steal included.
     pub others_cpu_percent: u32,
+    /// The time for which a hypervisor took the host's processors away, over all of them, in microseconds.
+    #[serde(default)]
+    pub stolen_cpu_us: u64,
     /// What an outside client saw; nothing where there was none.
     #[serde(flatten)]
     pub client: Option<ClientReport>,
@@ -150,8 +154,16 @@ impl Run {
             limit_bytes_per_second: None,
             host_overloaded: false,
             others_cpu_percent: 0,
+            stolen_cpu_us: 0,
             client: None,
         }
+    }
+
+    /// Takes over how the host was used meanwhile.
+    pub fn record_load(&mut self, load: Load) {
+        self.host_overloaded = load.is_overload();
+        self.others_cpu_percent = load.others_percent;
+        self.stolen_cpu_us = load.stolen_us;
     }
 
     /// Takes over what the engine reported.

@@ -93,7 +93,7 @@ pub fn measure(rig: &Rig<'_>, step: &Step, memory: &mut WarmMemory, run: &mut Ru
     let window = MigrationWindow { begin_ns: began_ns, switchover_end_ns: handover.seen_ns, end_ns };
     let during = times.until(CpuTimes::now(), sides.ticks().saturating_sub(ticks));
     let load = before.max(during);
-    (run.host_overloaded, run.others_cpu_percent) = (load.is_overload(), load.others_percent);
+    run.record_load(load);
     run.record(report);
     // Before the guest checks its memory, which takes it a while.
     let requests = client.map(|client| client.finish(&window, run)).unwrap_or_default();

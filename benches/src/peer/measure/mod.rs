@@ -64,7 +64,7 @@ pub fn measure(
         MigrationWindow { begin_ns: began_ns, switchover_end_ns: handover.seen_ns, end_ns: now_ns() };
     let during = times.until(CpuTimes::now(), sides.ticks().saturating_sub(ticks));
     let load = before.max(during);
-    (run.host_overloaded, run.others_cpu_percent) = (load.is_overload(), load.others_percent);
+    run.record_load(load);
 
     let answer = sides.source.qmp.execute("query-migrate", Value::Null);
     let answer = answer.map_err(|error| sides.source.explain(error)).context("ask QEMU how it went")?;
