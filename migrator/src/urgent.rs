@@ -1,5 +1,7 @@
 //! Threads that a vCPU waits for should not wait for others.
 
+use std::{panic::resume_unwind, thread};
+
 /// How soon a thread gets the processor, against all others on the host.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Priority {
@@ -7,6 +9,8 @@ pub(crate) enum Priority {
     Urgent = -10,
     /// Nobody waits for it, and the guest may have just started beside it.
     Background = 19,
+    /// It takes a while, before anything moves: guests, the one that is to move among them, come first.
+    Preparation = 5,
     /// As any other thread.
     Normal = 0,
     /// The guest is slow until it is done, and vCPUs that spin must not keep it from getting done.
@@ -25,4 +29,13 @@ pub(crate) fn set_priority(to: Priority) {
     if raised != 0 {
         tracing::debug!("no permission to change a thread's priority");
     }
+}
+
+/// Does `work` with another priority, on a thread of its own: who has lowered a thread's priority may not raise it again.
+pub(crate) fn at_priority<T: Send>(priority: Priority, work: impl FnOnce() -> T + Send) -> T {
+    let worker = move || {
+        set_priority(priority);
+        work()
+    };
+    thread::scope(|scope| scope.spawn(worker).join().unwrap_or_else(|panic| resume_unwind(panic)))
 }

@@ -34,7 +34,7 @@ use crate::{
     report::in_words,
     timeline::micros,
     transport::{Acceptor, Interrupt},
-    urgent::{Priority, set_priority},
+    urgent::{Priority, at_priority, set_priority},
     vm::{DestinationHost, DestinationVm, VmDescription},
 };
 use arrivals::Arrivals;
@@ -108,7 +108,7 @@ fn prepare<H: DestinationHost>(
     // Loading may have written to memory, which is to be all zeros when pages come.
     vm.discard().map_err(refuse)?;
     if offer.populate {
-        vm.populate().map_err(refuse)?;
+        at_priority(Priority::Preparation, || vm.populate()).map_err(refuse)?;
     }
     control.send(&FromDestination::Accepted { load_us })?;
     Ok((vm, offer))
@@ -145,7 +145,8 @@ impl<V: DestinationVm> Prepared<V> {
     ) -> Result<Prepared<V>, ReceiveError<V>> {
         let faults = match links.urgent {
             Some(urgent) => {
-                let missing = vm.watch_missing().map_err(ReceiveError::Refused)?;
+                let missing = at_priority(Priority::Preparation, || vm.watch_missing());
+                let missing = missing.map_err(ReceiveError::Refused)?;
                 Some(FaultServer::spawn(urgent, missing, offer.vm.page_count).map_err(ReceiveError::Thread)?)
             }
             None => None,

@@ -18,7 +18,7 @@ pub(crate) mod fuzzing;
 mod open;
 mod push;
 
-use std::{io, sync::Arc, thread, time::Instant};
+use std::{io, sync::Arc, time::Instant};
 
 pub use error::MigrateError;
 pub(crate) use open::Fixed;
@@ -36,7 +36,7 @@ use crate::{
     },
     timeline::{Round, Timeline, micros},
     transport::{Connector, Interrupt},
-    urgent::{Priority, set_priority},
+    urgent::{Priority, at_priority, set_priority},
     vm::SourceVm,
 };
 use carry::Carrier;
@@ -178,8 +178,11 @@ impl Migration<'_> {
             Verify::No => None,
             // It was compared before the start, or nothing would run there.
             Verify::BeforeStart if !handover.any_missing => Some(true),
-            // SAFETY: the guest was paused at the switchover and given up: it never runs here again.
-            _ => Some(digest == Some(unsafe { in_background(&*self.pages) })),
+            _ => {
+                // SAFETY: the guest was paused at the switchover and given up: it never runs here again.
+                let own = || unsafe { digest_of(&*self.pages) };
+                Some(digest == Some(at_priority(Priority::Background, own)))
+            }
         };
         Ok(Completion { verified, faults })
     }
@@ -229,20 +232,6 @@ impl Migration<'_> {
         self.control.wire().hang_up();
         self.bulk.wire().hang_up();
     }
-}
-
-/// The digest of all memory, made by a thread of its own that waits behind the guest: who has lowered a
-/// thread's priority may not raise it again.
-///
-/// # Safety
-/// As [`digest_of`].
-unsafe fn in_background(pages: &dyn GuestPages) -> Digest {
-    let digest = || {
-        set_priority(Priority::Background);
-        // SAFETY: the caller promised it.
-        unsafe { digest_of(pages) }
-    };
-    thread::scope(|scope| scope.spawn(digest).join().expect("a digest thread does not panic"))
 }
 
 /// What is known once the source is free of duty.

@@ -10,10 +10,11 @@ use crate::state::Bytes;
 
 /// Most bytes of a frame, its header of [`VNET_HEADER_BYTES`] included: room for the largest packet a tap can be set to.
 pub const MAX_FRAME_BYTES: usize = VNET_HEADER_BYTES + 65_553;
-/// Most frames that wait for a guest; a tap holds 1 000 by itself.
-pub const MAX_WAITING_FRAMES: usize = 2048;
+/// Most frames that wait for a guest: what a few thousand clients' frames a second come to while all of its memory moves.
+/// A tap holds 1 000 by itself.
+pub const MAX_WAITING_FRAMES: usize = 16 << 10;
 /// Most bytes of frames that wait for a guest.
-pub const MAX_WAITING_BYTES: usize = 2 << 20;
+pub const MAX_WAITING_BYTES: usize = 8 << 20;
 /// An Ethernet header.
 pub(super) const MIN_FRAME_BYTES: usize = VNET_HEADER_BYTES + 14;
 
@@ -126,7 +127,7 @@ mod tests {
         let taken = (0..MAX_WAITING_FRAMES * 2).filter(|_| backlog.push(&[0; 64])).count();
         assert_eq!(taken, MAX_WAITING_FRAMES);
         let mut backlog = Backlog::default();
-        let taken = (0..100).filter(|_| backlog.push(&[0; 65_000])).count();
+        let taken = (0..MAX_WAITING_BYTES / 30_000).filter(|_| backlog.push(&[0; 65_000])).count();
         assert_eq!(taken, MAX_WAITING_BYTES / 65_000);
         backlog.save().check().expect("within limits");
         let long = WaitingFrames(vec![Bytes(vec![0; MIN_FRAME_BYTES - 1])]);
