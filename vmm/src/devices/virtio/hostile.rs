@@ -216,28 +216,52 @@ pub(crate) fn net(script: &[u8]) {
     });
 }
 
-/// A state that came from anywhere, loaded into a device of its kind if that takes it.
-pub(crate) fn load(state: &DeviceState) {
+/// A state that came from anywhere, loaded into a device of its kind if that takes it. Returns whether it did.
+pub(crate) fn load(state: &DeviceState) -> bool {
+    let (_outside, inside) = UnixDatagram::pair().expect("a pair");
+    let device = device_for(&state.function, inside);
+    if device.check(state).is_err() {
+        return false;
+    }
+    device.restore(state);
+    assert_eq!(&device.save(), state, "what was loaded is saved");
+    device.open(true);
+    work(&device);
+    true
+}
+
+/// What a device of each kind saves before its driver has come.
+#[cfg(test)]
+pub(crate) fn saved() -> [DeviceState; 5] {
+    [
+        FunctionState::Net(Default::default()),
+        FunctionState::Rng,
+        FunctionState::Block,
+        FunctionState::Console(Default::default()),
+        FunctionState::Balloon(Default::default()),
+    ]
+    .map(|function| {
+        let (_outside, inside) = UnixDatagram::pair().expect("a pair");
+        let device = device_for(&function, inside);
+        assert!(device.close(Duration::from_secs(10)), "nobody holds the lock");
+        device.save()
+    })
+}
+
+fn device_for(function: &FunctionState, tap: UnixDatagram) -> VirtioDevice {
     let memory = Arc::new(GuestMemory::new(MEMORY_BYTES, Backing::Anonymous).expect("memory"));
     let control = Arc::new(EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd"));
-    let (inside, _outside) = UnixDatagram::pair().expect("a pair");
-    let function: Box<dyn Function> = match &state.function {
+    let function: Box<dyn Function> = match function {
         FunctionState::Net(_) => {
             let mac = MacAddress([2, 0, 0, 0, 0, 1]);
-            Box::new(Net::new(Tap::of_socket(inside), mac, Arc::clone(&control)).0)
+            Box::new(Net::new(Tap::of_socket(tap), mac, Arc::clone(&control)).0)
         }
         FunctionState::Rng => Box::new(Rng),
         FunctionState::Block => Box::new(Block::new(disk().1).0),
         FunctionState::Console(_) => Box::new(ConsoleDevice::new(Arc::clone(&control)).0),
         FunctionState::Balloon(_) => Box::new(Balloon::new(Arc::clone(&control)).0),
     };
-    let device = VirtioDevice::new(memory, Interrupt::new(None), control, function).expect("a device");
-    if device.check(state).is_ok() {
-        device.restore(state);
-        assert_eq!(&device.save(), state, "what was loaded is saved");
-        device.open(true);
-        work(&device);
-    }
+    VirtioDevice::new(memory, Interrupt::new(None), control, function).expect("a device")
 }
 
 /// A disk's hostile driver.
