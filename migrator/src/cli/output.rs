@@ -26,7 +26,7 @@ pub fn print(line: impl Display) -> anyhow::Result<()> {
 /// Prints a value as JSON.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(serde_json::to_string_pretty(value)?)
 }
