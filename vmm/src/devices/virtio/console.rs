@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Write};
-use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
@@ -170,14 +169,6 @@ impl Function for ConsoleDevice {
         self.receive(receive, work)?;
         Ok(if more { Next::Again } else { Next::Wait { source: false } })
     }
-
-    fn source(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn started(&mut self, _first: bool) {}
-
-    fn stopped(&mut self) {}
 
     fn reset(&mut self) {}
 

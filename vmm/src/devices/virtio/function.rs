@@ -94,13 +94,15 @@ pub(super) trait Function: Send + fmt::Debug {
     fn work(&mut self, queues: &mut [VirtQueue], work: Work<'_>) -> Result<Next, Broken>;
 
     /// What its worker waits for beside kicks: readable when there is something to do.
-    fn source(&self) -> Option<BorrowedFd<'_>>;
+    fn source(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
-    /// The machine runs from here on; `first` if it never ran here before.
-    fn started(&mut self, first: bool);
+    /// The machine runs from here on; `_first` if it never ran here before.
+    fn started(&mut self, _first: bool) {}
 
     /// The machine stands still.
-    fn stopped(&mut self);
+    fn stopped(&mut self) {}
 
     /// The driver reset the device.
     fn reset(&mut self);

@@ -1,7 +1,5 @@
 //! An entropy device (Virtual I/O Device version 1.2, 5.4): random bytes of the host's kernel.
 
-use std::os::fd::BorrowedFd;
-
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
 use super::function::{Function, Next, Work, work_off};
@@ -46,14 +44,6 @@ impl Function for Rng {
         })?;
         Ok(if more { Next::Again } else { Next::Wait { source: false } })
     }
-
-    fn source(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn started(&mut self, _first: bool) {}
-
-    fn stopped(&mut self) {}
 
     fn reset(&mut self) {}
 

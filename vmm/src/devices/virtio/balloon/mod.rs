@@ -4,7 +4,6 @@
 //! own when it runs out of memory; free pages it may *report* without being asked. Either way they read as zeros
 //! afterwards, are dirty, and are not backed any more: whoever moves the guest has nothing to send for them.
 
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -168,14 +167,6 @@ impl Function for Balloon {
         })?;
         Ok(if more { Next::Again } else { Next::Wait { source: false } })
     }
-
-    fn source(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn started(&mut self, _first: bool) {}
-
-    fn stopped(&mut self) {}
 
     fn reset(&mut self) {
         self.shared.actual.store(0, Ordering::SeqCst);

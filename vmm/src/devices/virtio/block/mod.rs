@@ -12,7 +12,6 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_blk as blk;
@@ -101,10 +100,6 @@ impl Function for Block {
         Ok(if more { Next::Again } else { Next::Wait { source: false } })
     }
 
-    fn source(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
     fn started(&mut self, _first: bool) {
         // The owner takes disks before, where it can be told of a failure. Whoever forgot that gets them here, if free.
         if let Err(error) = self.disk.take() {
@@ -114,8 +109,6 @@ impl Function for Block {
             );
         }
     }
-
-    fn stopped(&mut self) {}
 
     fn reset(&mut self) {}
 
