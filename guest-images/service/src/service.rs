@@ -9,6 +9,9 @@
 //!    │   /memory        a connection has more to do ─┴──────────────────────────────────┘
 //!    └ a timer is due ──────────────────────────────►
 //! ```
+//! Nobody holds back who sends datagrams, and buffers end: so no frame is taken in while datagrams wait to be echoed, as
+//! long as the device takes what goes out. What comes all at once after a long pause waits in its queue.
+//!
 //! The guest's loop takes a step between two of its own pages, so that neither waits long for the other.
 
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketHandle, SocketSet};
@@ -52,6 +55,8 @@ pub struct Service<'a> {
     waiting: bool,
     /// Whether some connection has more to do than fits a step.
     unserved: bool,
+    /// Datagrams wait, and the device takes frames: they go first.
+    echoing: bool,
     /// When the stack wants to be looked at.
     timer: Option<Instant>,
     /// When connections under way want to be looked at.
@@ -110,6 +115,7 @@ impl<'a> Service<'a> {
             stage: Stage::Serve,
             waiting: true,
             unserved: false,
+            echoing: false,
             timer: None,
             sweep: None,
             turn: 0,
@@ -144,7 +150,10 @@ impl<'a> Service<'a> {
     /// What to do next, when nothing is under way.
     fn start(&mut self, now: Instant, guest: &mut impl Guest) -> bool {
         let is_due = |time: Option<Instant>| time.is_some_and(|time| time <= now);
-        if self.waiting {
+        if self.echoing {
+            let is_sending = self.sockets.get::<udp::Socket<'_>>(self.udp).send_queue() > 0;
+            self.stage = if is_sending { Stage::Egress } else { Stage::Serve };
+        } else if self.waiting {
             self.stage = Stage::Ingress { frames: 0 };
         } else if self.unserved || is_due(self.sweep) {
             self.stage = Stage::Serve;
@@ -170,8 +179,15 @@ impl<'a> Service<'a> {
 
     /// Looks at all sockets: accepts, answers, closes. Who was first this time is last the next.
     fn serve(&mut self, now: Instant, guest: &impl Guest) {
-        let Self { sockets, http, echo, counters, admission, .. } = self;
-        let mut left = WORK_PER_STEP;
+        let Self { sockets, http, echo, udp, counters, admission, .. } = self;
+        // Half of a step is the datagrams', and what connections leave: neither keeps the other waiting for ever.
+        let mut left = WORK_PER_STEP / 2;
+        let datagrams = |sockets: &mut SocketSet<'_>, counters: &mut Counters, left: &mut usize| {
+            let socket = sockets.get_mut(*udp);
+            self::echo::datagrams(socket, &mut counters.datagrams, &mut counters.errors, left);
+        };
+        datagrams(sockets, counters, &mut left);
+        left += WORK_PER_STEP / 2;
         let mut under_way = false;
         self.turn = self.turn.wrapping_add(1);
         admission.http.listening = 0;
@@ -200,8 +216,7 @@ impl<'a> Service<'a> {
             admission.echo.listening += usize::from(slot.is_listening());
             under_way |= slot.is_under_way();
         }
-        let socket = sockets.get_mut(self.udp);
-        self::echo::datagrams(socket, &mut counters.datagrams, &mut counters.errors, &mut left);
+        datagrams(sockets, counters, &mut left);
         self.make_room(now);
         // Where the step's work was used up, somebody may wait for more.
         self.unserved = left == 0;
@@ -227,9 +242,10 @@ impl<'a> Service<'a> {
         let mut gate = Gate { device, admission, counters, frames_left: BURST };
         interface.poll_egress(now, &mut gate, sockets);
         let has_sent = self.counters.frames_out != sent_before;
-        // Datagrams that had to wait for room have it now; streams have it once the peer acknowledges.
+        // Datagrams that had to wait for room have it now; streams have it once the peer acknowledges. The stack sends one
+        // datagram at a time.
         let datagrams = self.sockets.get::<udp::Socket<'_>>(self.udp);
-        self.unserved |= has_sent && datagrams.can_recv() && datagrams.can_send();
+        self.echoing = has_sent && (datagrams.can_recv() || datagrams.send_queue() > 0);
         let timer = self.interface.poll_at(now, &self.sockets);
         // What is due and was not sent waits for the device, which says when it takes frames again.
         let patience = now + Duration::from_millis(1);

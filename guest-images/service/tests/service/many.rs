@@ -1,10 +1,11 @@
 //! Many at once, and more than there are sockets for.
 
 use guest_service::smoltcp::socket::tcp::State;
+use guest_service::smoltcp::socket::udp;
 use guest_service::{ECHO_CONNECTIONS, ECHO_PORT, HTTP_CONNECTIONS, HTTP_PORT};
 
 use crate::client::{GET, Tcp};
-use crate::net::Net;
+use crate::net::{Net, SERVER, leak_bytes};
 
 #[test]
 fn as_many_connections_as_promised_are_served_at_once() {
@@ -52,6 +53,32 @@ fn a_burst_of_more_than_there_are_sockets_waits_and_is_served() {
         });
     }
     assert_eq!(net.service.counters().connections, 2 * HTTP_CONNECTIONS as u64);
+}
+
+/// After a long pause the frames of some seconds come at once, more than any buffer here holds, and requests beside them.
+#[test]
+fn datagrams_of_a_long_pause_all_come_back() {
+    const COUNT: u64 = 4_000;
+    let mut net = Net::new();
+    let tcp = net.connect(HTTP_PORT);
+    assert_eq!(net.ask(tcp, GET).0, "200 OK");
+    let metadata = || Box::leak(vec![udp::PacketMetadata::EMPTY; COUNT as usize].into_boxed_slice());
+    let buffer = || udp::PacketBuffer::new(metadata(), leak_bytes(COUNT as usize * 32));
+    let mut socket = udp::Socket::new(buffer(), buffer());
+    socket.bind(5_000).unwrap();
+    for number in 0..COUNT {
+        let datagram = [number.to_be_bytes(); 4].concat();
+        socket.send_slice(&datagram, (SERVER, ECHO_PORT)).unwrap();
+    }
+    let datagrams = net.sockets.add(socket);
+    net.send(tcp, GET.repeat(200).as_bytes());
+    assert_eq!(net.responses(tcp, 200).len(), 200);
+    net.turns(COUNT as usize);
+    let socket = net.sockets.get_mut::<udp::Socket<'_>>(datagrams);
+    let number = |datagram: &[u8]| u64::from_be_bytes(datagram[..8].try_into().unwrap());
+    let back: Vec<u64> =
+        std::iter::from_fn(|| socket.recv().ok().map(|(datagram, _)| number(datagram))).collect();
+    assert!(back.iter().copied().eq(0..COUNT), "{} of {COUNT} came back", back.len());
 }
 
 #[test]
