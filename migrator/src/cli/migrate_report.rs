@@ -38,6 +38,7 @@ pub fn lines(report: &Report) -> Vec<String> {
         let waited =
             format!("p50 {}, p99 {}, longest {}", show_micros(p50), show_micros(p99), show_micros(max));
         row("page faults", format!("{:>11}, {waited}", show_count(faults.count)));
+        row("blocktime", format!("{:>11}, all their waits together", show_micros(faults.blocktime_us)));
     }
     let verified = match report.verified {
         None => "no (ask for it with --verify)",

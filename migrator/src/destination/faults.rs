@@ -4,7 +4,7 @@
 //! for whichever comes first: a fault, or an answer on the urgent link.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     io,
     os::fd::{AsFd, OwnedFd},
     sync::{
@@ -136,7 +136,9 @@ impl Server {
             if !arrivals.is_expected(page) {
                 // Never sent because it never held anything.
                 self.missing.install_zeros(PageRun::one(page)).map_err(SinkError::Install)?;
-            } else if self.requested.insert(page, now).is_none() {
+            } else if let Entry::Vacant(first) = self.requested.entry(page) {
+                // Who touches it again meanwhile, or after a kick, does not begin the wait anew.
+                first.insert(now);
                 wanted.push((Encoding::Raw, PageRun::one(page)));
             }
         }

@@ -10,31 +10,38 @@ use crate::{protocol::FaultStatistics, timeline::micros};
 const LONGEST_US: u64 = 3_600_000_000;
 
 /// The time from reading a fault to its page being in place, of all faults, in three digits of microseconds.
-pub(super) struct Latencies(Histogram<u32>);
+pub(super) struct Latencies {
+    times: Histogram<u32>,
+    sum: Duration,
+}
 
 impl Latencies {
     pub fn new() -> Latencies {
         // With bounds: one without them grows by `record`, and clamps what is recorded by `saturating_record`
         // to 2.
-        Latencies(Histogram::new_with_bounds(1, LONGEST_US, 3).expect("an hour in three digits is in range"))
+        let times =
+            Histogram::new_with_bounds(1, LONGEST_US, 3).expect("an hour in three digits is in range");
+        Latencies { times, sum: Duration::ZERO }
     }
 
     pub fn record(&mut self, time: Duration) {
-        self.0.saturating_record(micros(time));
+        self.times.saturating_record(micros(time));
+        self.sum = self.sum.saturating_add(time);
     }
 
     pub fn statistics(&self) -> FaultStatistics {
         let mut histogram: Vec<u64> = Vec::new();
-        for value in self.0.iter_recorded() {
+        for value in self.times.iter_recorded() {
             let bucket = (u64::BITS - value.value_iterated_to().leading_zeros()) as usize;
             histogram.resize(histogram.len().max(bucket + 1), 0);
             histogram[bucket] += u64::from(value.count_at_value());
         }
         FaultStatistics {
-            count: self.0.len(),
-            p50_us: self.0.value_at_quantile(0.5),
-            p99_us: self.0.value_at_quantile(0.99),
-            max_us: self.0.max(),
+            count: self.times.len(),
+            p50_us: self.times.value_at_quantile(0.5),
+            p99_us: self.times.value_at_quantile(0.99),
+            max_us: self.times.max(),
+            blocktime_us: micros(self.sum),
             histogram,
         }
     }
@@ -68,6 +75,14 @@ mod tests {
             told.histogram.iter().copied().enumerate().filter(|(_, count)| *count > 0).collect();
         assert_eq!(counts, [(1, 1), (2, 2), (6, 1), (13, 1)]);
         assert_eq!((told.count, told.p50_us), (5, 3));
+    }
+
+    #[test]
+    fn blocktime_is_the_sum_and_not_what_the_histogram_makes_of_it() {
+        let told = of(&[1_000_400, 777_777, 1_500, 1_500].map(Duration::from_nanos));
+        assert_eq!(told.blocktime_us, 1_781);
+        let told = of(&[Duration::from_micros(123_456), Duration::from_micros(7_654_321)]);
+        assert_eq!(told.blocktime_us, 7_777_777);
     }
 
     #[test]

@@ -130,6 +130,7 @@ fn destination_says(script: &mut Script<'_>, step: u8) -> Option<Vec<u8>> {
                 p50_us: script.number(),
                 p99_us: script.number(),
                 max_us: script.number(),
+                blocktime_us: script.number(),
                 histogram: script.bytes().iter().map(|&byte| u64::from(byte) << (byte % 60)).collect(),
             },
         },

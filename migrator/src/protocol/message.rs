@@ -171,6 +171,8 @@ pub struct FaultStatistics {
     pub p99_us: u64,
     /// The slowest, in microseconds.
     pub max_us: u64,
+    /// Blocktime: the sum of all these waits, in microseconds. A page that several vCPUs wait for counts once.
+    pub blocktime_us: u64,
     /// How many fell into each power of two of microseconds: `[<1, <2, <4, …]`.
     pub histogram: Vec<u64>,
 }
