@@ -13,7 +13,7 @@ use crate::{
     host::{Machines, WarmMemory},
     interrupt::{self, Interrupted},
     network::Bandwidth,
-    peer::{self, Peer},
+    peer::{self, Peer, Setting},
     plan::{Step, Workload},
     progress::Progress,
     results::{Engine, Request, Run, RunOutcome},
@@ -76,7 +76,9 @@ impl<'a> Bench<'a> {
     fn step(&mut self, step: &Step) -> Result<(Run, Vec<Request>)> {
         let mut run = Run::planned(step.arm.strategy, step.arm.workload, step.pass);
         run.simulated = self.machines.simulated.is_some();
-        run.downtime_limit_us = self.options.downtime_limit.as_micros() as u64;
+        if step.arm.peer.is_none_or(Setting::takes_limit) {
+            run.downtime_limit_us = Some(self.options.downtime_limit.as_micros() as u64);
+        }
         if let (Some(setting), Some(qemu)) = (step.arm.peer, &self.peer.qemu) {
             run.engine = Engine::qemu(qemu.version(), setting.name());
         }

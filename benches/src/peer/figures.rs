@@ -1,31 +1,30 @@
 //! What QEMU says of a migration, in the fields of a run.
 
-use migrator::report::Moved;
 use serde_json::Value;
 
-use crate::results::{PageFaults, PeerFigures, Run};
+use crate::results::{Moved, PageFaults, PeerFigures, Run};
 
 /// Takes over the answer to `query-migrate` on the source, asked after the end: before it, times are not final.
 pub fn record(run: &mut Run, answer: &Value) {
     let ram = &answer["ram"];
     let count = |value: &Value| value.as_u64();
     let millis = |value: &Value| value.as_u64().map(|millis| millis.saturating_mul(1_000));
-    let zero_pages = count(&ram["duplicate"]).unwrap_or(0);
+    let zero_pages = count(&ram["duplicate"]);
     run.moved = Moved {
         downtime_engine_us: millis(&answer["downtime"]),
-        setup_us: millis(&answer["setup-time"]).unwrap_or(0),
-        bytes_sent: count(&ram["transferred"]).unwrap_or(0),
-        pages_sent: count(&ram["normal"]).unwrap_or(0) + zero_pages,
+        setup_us: millis(&answer["setup-time"]),
+        bytes_sent: count(&ram["transferred"]),
+        pages_sent: count(&ram["normal"]).zip(zero_pages).map(|(normal, zero)| normal + zero),
         zero_pages,
-        // It does not say what its downtime and its rounds consist of.
+        // It does not say what its downtime and its rounds consist of, nor what became of frames.
         ..Moved::default()
     };
-    let postcopy_requests = count(&ram["postcopy-requests"]);
-    run.page_faults = PageFaults { count: postcopy_requests.unwrap_or(0), ..PageFaults::default() };
+    // Nor of faults: what it counts are the pages that were asked for.
+    run.page_faults = PageFaults::default();
     run.peer = Some(PeerFigures {
         dirty_sync_count: count(&ram["dirty-sync-count"]),
         total_us: millis(&answer["total-time"]),
-        postcopy_requests,
+        postcopy_requests: count(&ram["postcopy-requests"]),
         megabits_per_second: ram["mbps"].as_f64(),
     });
 }
@@ -60,18 +59,23 @@ mod tests {
     #[test]
     fn qemus_words_become_fields() {
         let run = recorded(ANSWER);
-        assert_eq!((run.moved.downtime_engine_us, run.moved.setup_us), (Some(7_000), 3_000));
+        assert_eq!((run.moved.downtime_engine_us, run.moved.setup_us), (Some(7_000), Some(3_000)));
         let Moved { bytes_sent, pages_sent, zero_pages, .. } = run.moved;
-        assert_eq!((bytes_sent, pages_sent, zero_pages), (1_076_000_000, 262_144, 12));
-        assert_eq!((run.page_faults.count, run.page_faults.p50_us), (412, None));
+        assert_eq!((bytes_sent, pages_sent, zero_pages), (Some(1_076_000_000), Some(262_144), Some(12)));
         let peer = run.peer.unwrap();
+        assert_eq!(peer.postcopy_requests, Some(412));
         assert_eq!((peer.dirty_sync_count, peer.total_us), (Some(2), Some(1_177_000)));
     }
 
     #[test]
-    fn what_is_not_said_is_not_known() {
+    fn what_is_not_said_is_null_and_not_zero() {
         let run = recorded(r#"{"status": "completed"}"#);
-        assert_eq!(run.moved.downtime_engine_us, None);
-        assert_eq!(run.peer.unwrap().postcopy_requests, None);
+        assert_eq!(run.moved, Moved::default());
+        assert_eq!(run.peer.as_ref().unwrap().postcopy_requests, None);
+        let json = serde_json::to_value(recorded(ANSWER)).unwrap();
+        for untold in ["downtime_parts_us", "rounds", "push", "network_frames_carried", "downtime_limit_us"] {
+            assert_eq!(json[untold], serde_json::Value::Null, "{untold}");
+        }
+        assert!(json["page_faults"].as_object().unwrap().values().all(serde_json::Value::is_null), "{json}");
     }
 }

@@ -73,6 +73,11 @@ impl Setting {
         self == Setting::StopAndCopy
     }
 
+    /// It gets the downtime limit that Ferry gets; the others keep QEMU's own.
+    pub fn takes_limit(self) -> bool {
+        matches!(self, Setting::PreCopyLimit | Setting::Multifd)
+    }
+
     /// What QEMU must be capable of, by its own names.
     pub fn capabilities(self) -> &'static [&'static str] {
         match self {
@@ -93,7 +98,7 @@ impl Setting {
     /// Arguments of `migrate-set-parameters`, for both sides.
     pub fn parameter_arguments(self, downtime_limit: Duration) -> Value {
         let mut parameters = json!({ "max-bandwidth": UNLIMITED_BYTES_PER_SECOND });
-        if matches!(self, Setting::PreCopyLimit | Setting::Multifd) {
+        if self.takes_limit() {
             // In whole milliseconds, and nothing is no limit that can be kept.
             parameters["downtime-limit"] = json!((downtime_limit.as_millis() as u64).max(1));
         }

@@ -130,12 +130,16 @@ pub fn notes(summary: &Summary<'_>) -> Option<String> {
 pub fn differences(version: &str) -> String {
     format!(
         "QEMU {version} moves the same guest with the same memory and workload over the same link, in turn with Ferry. \
-         Below 1, a ratio is in Ferry's favour. What differs: its machine is a microvm, with devices of its own; its \
-         memory is allocated beforehand on both sides (not at a destination of post-copy), its link's bandwidth is not \
+         Below 1, a ratio is in Ferry's favour. What differs. Virtual hardware: its machine is a microvm with virtio-mmio \
+         and with PIT, PIC, RTC, ISA serial port and network card of its own; Ferry's is one of ACPI's reduced kind, and \
+         each saves and loads the state of its own devices. Clock: both guests read the time-stamp counter, but what QEMU \
+         tells of itself (downtime, total) is by its own clock in whole milliseconds, its total time here is by the time of \
+         day that its events carry, and Ferry's by a monotonic clock; clients are timed alike. Setting: its memory is allocated beforehand on both sides (not at a destination of post-copy), its link's bandwidth is not \
          limited (its default is 128 MiB/s), \"pre-copy\" plans for its default of 300 ms, \"pre-copy-limit\" and \
          \"multifd\" (2 channels) for the limit that Ferry gets; stop-and-copy is a pause, a migration and a `cont` by \
          this harness. Downtime by guest is measured by the same counter and the same rule as Ferry's; QEMU's own \
-         figure is in whole milliseconds and covers less. Syncs are its looks for written pages (one more than its \
+         figure covers less. Not measured in QEMU's runs: the parts of the downtime, rounds one by one, page faults, \
+         blocktime, carried frames. Syncs are its looks for written pages (one more than its \
          rounds), asked are the pages that its destination asked for. QEMU compares no memory: the guest's own check \
          afterwards does, registers included."
     )

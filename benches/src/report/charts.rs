@@ -100,7 +100,7 @@ pub fn sent(summary: &Summary<'_>) -> Bars {
     let blocks = blocks(summary, |row| {
         let spread = row.bytes()?;
         let memory = row.workload.memory_bytes;
-        let said = dots(row, |run| Some(run.moved.bytes_sent), units::bytes);
+        let said = dots(row, |run| run.moved.bytes_sent, units::bytes);
         Some(Block {
             heading: None,
             label: row.label(),

@@ -85,7 +85,7 @@ fn details(summary: &Summary<'_>) -> Markup {
     html! {
         section.charts {
             @for row in &summary.rows {
-                @if let Some(run) = row.median_run().filter(|run| !run.moved.rounds.is_empty()) {
+                @if let Some(run) = row.median_run().filter(|run| !run.moved.rounds().is_empty()) {
                     @let bars = rounds::bars(run);
                     figure {
                         h2 { "Rounds" (of(summary, row)) }

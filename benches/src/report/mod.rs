@@ -144,6 +144,32 @@ mod tests {
         assert!(page.contains("no timeline.csv") && page.contains("Throughput during"));
     }
 
+    /// What the terminal says of the peer, the page says too; what was not measured is no zero in it.
+    #[test]
+    fn a_peers_page_says_what_differs_and_what_was_not_measured() {
+        let mut results = fixture();
+        let alone = page::draw(&results, &Timelines::default()).into_string();
+        assert!(!alone.contains("What differs") && !alone.contains("not measured</text>"));
+        let mut theirs: Vec<_> = results.runs.iter().filter(|run| run.pass == 1).cloned().collect();
+        for run in &mut theirs {
+            run.engine = results::Engine::qemu("10.0.2", run.strategy.name());
+            let told = results::Moved { downtime_engine_us: Some(7_000), ..Default::default() };
+            (run.moved, run.page_faults) = (told, results::PageFaults::default());
+        }
+        results.runs.extend(theirs);
+        results.notes.push("QEMU's multifd is left out: version 2 has no multifd.".to_owned());
+        let page = page::draw(&results, &Timelines::default()).into_string();
+        for words in
+            ["What differs between the engines", "Virtual hardware: its machine is a microvm", "Clock: "]
+        {
+            assert!(page.contains(words), "no {words:?}");
+        }
+        assert!(page.contains("multifd is left out"));
+        // Of each of its three rows, the parts of the downtime.
+        assert_eq!(page.matches("not measured</text>").count(), 3);
+        assert!(!page.contains("0 B"), "nothing was sent, it says");
+    }
+
     #[test]
     fn every_kind_of_guest_gets_its_own_part() {
         let mut results = fixture();

@@ -4,6 +4,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{curves, facts, figures, runs, summary_table, timeline::Panels};
 use crate::{
+    peer,
     results::{Results, Timelines},
     summary::{Client, Summary, describe},
     table,
@@ -33,7 +34,7 @@ pub fn draw(results: &Results, timelines: &Timelines) -> Markup {
                     h1 { "What moving a running VM costs" }
                     (answer(&summary))
                     (summary_table::draw(&summary))
-                    (notes(&summary))
+                    (notes(&summary, &results.notes))
                     @if summary.rows.iter().any(|row| row.measured().next().is_some()) {
                         @match &panels {
                             Some(panels) => (panels.draw()),
@@ -76,12 +77,18 @@ fn answer(summary: &Summary<'_>) -> Markup {
     }
 }
 
-fn notes(summary: &Summary<'_>) -> Markup {
+/// What the terminal says around its tables: what was left out, what went wrong, and what differs between the engines.
+fn notes(summary: &Summary<'_>, left_out: &[String]) -> Markup {
+    let is_warning = |note: &str| note.starts_with("WARNING") || note.starts_with("INCOMPLETE");
+    let peers = peer::notes(summary);
     html! {
-        @for note in table::notes(summary) {
-            p class=(if note.starts_with("WARNING") || note.starts_with("INCOMPLETE") { "note warning" } else { "note" }) {
-                (note)
-            }
+        p.note { "–: not measured by this engine, or there is none." }
+        @for note in left_out.iter().chain(&table::notes(summary)) {
+            p class=(if is_warning(note) { "note warning" } else { "note" }) { (note) }
+        }
+        @if let Some(words) = &peers {
+            h2 { "What differs between the engines" }
+            p.note { (words) }
         }
     }
 }

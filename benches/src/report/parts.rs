@@ -28,15 +28,18 @@ const BAR: f64 = 18.0;
 const BLOCK: f64 = 46.0;
 const HEADING: f64 = 22.0;
 
+/// An arm with its heading; of another engine no parts are known.
+type Part<'a> = (Option<String>, &'a Row<'a>, Option<[u64; 7]>);
+
 /// The picture: the run of the median downtime stands for its arm.
 pub fn draw(summary: &Summary<'_>) -> Markup {
-    let mut rows: Vec<(Option<String>, &Row<'_>, [u64; 7])> = Vec::new();
+    let mut rows: Vec<Part<'_>> = Vec::new();
     let groups = summary.groups();
     for (workload, group) in &groups {
         let mut heading = summary.name_of(workload);
         for row in group {
             if let Some(run) = row.median_run() {
-                rows.push((heading.take(), row, values(&run.moved.downtime_parts_us)));
+                rows.push((heading.take(), row, run.moved.downtime_parts_us.as_ref().map(values)));
             }
         }
     }
@@ -52,9 +55,12 @@ pub fn draw(summary: &Summary<'_>) -> Markup {
                 }
                 text.label x="4" y=(px(top + 15.0)) { (row.label()) }
                 text.value x=(px(WIDTH - 4.0)) y=(px(top + 15.0)) text-anchor="end" {
-                    (units::micros(values.iter().sum())) " by the engine"
+                    @match values {
+                        Some(values) => { (units::micros(values.iter().sum())) " by the engine" }
+                        None => "not measured",
+                    }
                 }
-                (stack(values, top + 20.0))
+                @if let Some(values) = values { (stack(values, top + 20.0)) }
                 ({ top += BLOCK; "" })
             }
         }
@@ -87,7 +93,7 @@ pub fn legend(summary: &Summary<'_>) -> Markup {
     let runs: Vec<[u64; 7]> = summary
         .rows
         .iter()
-        .filter_map(|row| Some(values(&row.median_run()?.moved.downtime_parts_us)))
+        .filter_map(|row| Some(values(row.median_run()?.moved.downtime_parts_us.as_ref()?)))
         .collect();
     html! {
         ul.legend {

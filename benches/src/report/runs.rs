@@ -40,7 +40,7 @@ pub fn draw(results: &Results) -> Markup {
                                 td { (time(run.client.as_ref().and_then(|client| client.downtime_client_us))) }
                                 td { (time(run.longest_stall_us)) }
                                 td { (time(run.total_us)) }
-                                td { (units::bytes(run.moved.bytes_sent)) }
+                                td { (run.moved.bytes_sent.map_or_else(|| "–".to_owned(), units::bytes)) }
                                 td.words { (state(run)) }
                             }
                         }

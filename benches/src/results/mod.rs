@@ -3,6 +3,7 @@
 mod client;
 mod engine;
 mod file;
+mod moved;
 mod phases;
 mod run;
 mod timeline;
@@ -10,6 +11,7 @@ mod timeline;
 pub use client::{Brownout, ClientReport, Percentiles, ResponseTimes, UdpReport};
 pub use engine::{Engine, PeerFigures};
 pub use file::{ResultsFile, read, write_whole};
+pub use moved::Moved;
 pub use phases::{Phase, Phases};
 pub use run::{PageFaults, Run, RunOutcome};
 pub use timeline::{Kind, Request, TimelineFile, Timelines};

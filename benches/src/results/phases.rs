@@ -68,7 +68,7 @@ impl Phases {
         let origin_ns = Phases::origin_ns(window, run)? as i64;
         let at = |ns: u64| (ns as i64 - origin_ns) / 1_000;
         let push = run.moved.push.map_or(0, |push| push.duration_us as i64);
-        let rounds: i64 = run.moved.rounds.iter().map(|round| round.duration_us as i64).sum();
+        let rounds: i64 = run.moved.rounds().iter().map(|round| round.duration_us as i64).sum();
         let (command, end) = (at(window.begin_ns).min(0), at(window.end_ns).max(downtime));
         // Where there was no round, everything until the pause is setup.
         Some(Phases {

@@ -2,12 +2,12 @@
 
 use migrator::{
     protocol::FaultStatistics,
-    report::{Moved, Outcome, Report},
+    report::{Outcome, Report},
     strategy::Strategy,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{ClientReport, Engine, PeerFigures, Phases};
+use super::{ClientReport, Engine, Moved, PeerFigures, Phases};
 use crate::{
     gaps::{GapHistogram, Seen},
     host::Load,
@@ -44,26 +44,36 @@ impl From<Outcome> for RunOutcome {
     }
 }
 
-/// Page faults at the destination, in post-copy.
+/// Page faults at the destination, in post-copy; nothing of what another engine does not tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageFaults {
     /// How many were served.
-    pub count: u64,
-    /// Half were served within this; nothing, as below, where only their number is known.
+    pub count: Option<u64>,
+    /// Half were served within this; nothing, as in the next two, where there was none.
     pub p50_us: Option<u64>,
     /// All but a hundredth were.
     pub p99_us: Option<u64>,
     /// The slowest.
     pub max_us: Option<u64>,
+    /// The sum of all waits; nothing in files that are older than this field.
+    pub blocktime_us: Option<u64>,
     /// How many fell into each power of two of microseconds: `[<1, <2, <4, …]`.
-    #[serde(default)]
-    pub histogram: Vec<u64>,
+    pub histogram: Option<Vec<u64>>,
 }
 
 impl From<FaultStatistics> for PageFaults {
     fn from(faults: FaultStatistics) -> PageFaults {
-        let FaultStatistics { count, p50_us, p99_us, max_us, histogram, .. } = faults;
-        PageFaults { count, p50_us: Some(p50_us), p99_us: Some(p99_us), max_us: Some(max_us), histogram }
+        let FaultStatistics { count, p50_us, p99_us, max_us, blocktime_us, histogram } = faults;
+        // Of no faults there is no half.
+        let of_some = |figure| (count > 0).then_some(figure);
+        PageFaults {
+            count: Some(count),
+            p50_us: of_some(p50_us),
+            p99_us: of_some(p99_us),
+            max_us: of_some(max_us),
+            blocktime_us: Some(blocktime_us),
+            histogram: Some(histogram),
+        }
     }
 }
 
@@ -81,8 +91,8 @@ pub struct Run {
     /// What was moved.
     #[serde(flatten)]
     pub workload: Workload,
-    /// The downtime limit that was given to pre-copy.
-    pub downtime_limit_us: u64,
+    /// The downtime limit that was given to the engine; nothing if none was.
+    pub downtime_limit_us: Option<u64>,
     /// How it ended.
     pub outcome: RunOutcome,
     /// What went wrong, why, and what to do, if anything did.
@@ -137,7 +147,7 @@ impl Run {
             simulated: false,
             strategy,
             workload,
-            downtime_limit_us: 0,
+            downtime_limit_us: None,
             outcome: RunOutcome::Failed,
             error: None,
             verified: None,
@@ -171,8 +181,8 @@ impl Run {
         self.outcome = report.outcome.into();
         self.error = report.error;
         self.verified = report.verified;
-        self.downtime_limit_us = report.options.downtime_limit_us;
-        self.moved = report.moved;
+        self.downtime_limit_us = Some(report.options.downtime_limit_us);
+        self.moved = report.moved.into();
         self.total_us = Some(report.total_us);
         self.page_faults = report.page_faults.into();
     }
@@ -186,6 +196,14 @@ impl Run {
     pub fn record_check(&mut self, errors: u64) {
         self.guest_errors = Some(errors);
         self.verified = Some(self.verified != Some(false) && errors == 0);
+    }
+
+    /// Takes out of an older file's run what reads as zero and was not measured.
+    pub(super) fn forget_untold(&mut self) {
+        if !self.engine.is_ferry() {
+            self.moved.forget_untold();
+            self.page_faults = PageFaults::default();
+        }
     }
 
     /// It did not do what it was to do. A run that was not tried is none.
@@ -208,7 +226,7 @@ impl Run {
         if !self.engine.is_ferry() {
             return None;
         }
-        let rounds: u64 = self.moved.rounds.iter().map(|round| round.duration_us).sum();
+        let rounds: u64 = self.moved.rounds().iter().map(|round| round.duration_us).sum();
         let push = self.moved.push.map_or(0, |push| push.duration_us);
         Some(rounds + push + self.moved.downtime_engine_us?)
     }

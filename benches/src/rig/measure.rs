@@ -179,7 +179,7 @@ impl Sides {
         let guest = destination.guest().context("ask the guest at the destination")?;
         let Handover { at_source, first: mut gaps, .. } = handover;
         gaps.extend(guest.gaps);
-        let parts = &run.moved.downtime_parts_us;
+        let parts = run.moved.downtime_parts_us.unwrap_or_default();
         let stood_still_us = parts.total_us() - parts.pause - parts.start;
         let window = Window { begin_tsc: began.tsc_now, end_tsc: guest.tsc_now, at_source, stood_still_us };
         run.record_guest(gaps::seen(&gaps, &window));

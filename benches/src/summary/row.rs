@@ -79,12 +79,12 @@ impl<'a> Row<'a> {
 
     /// Bytes on the links.
     pub fn bytes(&self) -> Option<Spread> {
-        self.spread(|run| Some(run.moved.bytes_sent))
+        self.spread(|run| run.moved.bytes_sent)
     }
 
     /// Rounds while the guest ran at the source.
     pub fn rounds(&self) -> Option<Spread> {
-        self.spread(|run| Some(run.moved.rounds.len() as u64))
+        self.spread(|run| Some(run.moved.rounds.as_ref()?.len() as u64))
     }
 
     /// How long pages were missing after the start.
@@ -94,10 +94,15 @@ impl<'a> Row<'a> {
 
     /// Page faults: how many, and how long half of them and all but a hundredth took.
     pub fn faults(&self) -> Option<(Spread, Spread, Spread)> {
-        let count = self.spread(|run| Some(run.page_faults.count)).filter(|count| count.max > 0)?;
+        let count = self.spread(|run| run.page_faults.count).filter(|count| count.max > 0)?;
         let p50 = self.spread(|run| run.page_faults.p50_us)?;
         let p99 = self.spread(|run| run.page_faults.p99_us)?;
         Some((count, p50, p99))
+    }
+
+    /// Blocktime: how long missing pages were waited for in all.
+    pub fn blocktime(&self) -> Option<Spread> {
+        self.spread(|run| run.page_faults.blocktime_us)
     }
 
     /// The longest other gap that the guest saw.
@@ -108,7 +113,7 @@ impl<'a> Row<'a> {
     /// Guest memory moved a second, zero pages included, in hundredths of what plain TCP moved in the same pass.
     pub fn percent_of_limit(&self) -> Option<Spread> {
         self.spread(|run| {
-            let speed = run.moved.pages_sent as f64 * 4096.0 / (run.moving_us()?.max(1) as f64 / 1e6);
+            let speed = run.moved.pages_sent? as f64 * 4096.0 / (run.moving_us()?.max(1) as f64 / 1e6);
             Some((speed * 100.0 / run.limit_bytes_per_second? as f64).round() as u64)
         })
     }
