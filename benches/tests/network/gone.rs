@@ -5,13 +5,14 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
 use benches::network::{Network, NetworkConfig, Side};
 
-use crate::network;
+use crate::{
+    held::{host_interfaces, is_held, wait_until_gone},
+    network,
+};
 
 /// The names of a network's namespaces: `net:[4026532281]`.
 fn names(network: &Network) -> Vec<String> {
@@ -19,40 +20,6 @@ fn names(network: &Network) -> Vec<String> {
     [Side::Source, Side::Destination, Side::Client]
         .map(|side| network.in_namespace(side, name).unwrap())
         .to_vec()
-}
-
-/// Whether a process, a descriptor or a mount holds one of these namespaces. The kernel takes down what nobody holds.
-fn is_held(names: &[String]) -> bool {
-    let is_one = |path: &Path| {
-        fs::read_link(path).is_ok_and(|to| names.iter().any(|name| to.to_string_lossy() == name.as_str()))
-    };
-    let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-    let processes = entries(Path::new("/proc")).filter(|path| path.join("ns").exists());
-    let by_process = |process: &Path| {
-        entries(&process.join("task")).any(|task| is_one(&task.join("ns/net")))
-            || entries(&process.join("fd")).any(|fd| is_one(&fd))
-    };
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    processes.into_iter().any(|process| by_process(&process))
-        || names.iter().any(|name| mounts.contains(name))
-}
-
-fn host_interfaces() -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir("/sys/class/net")
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
-
-/// Until nothing is held; a process that was killed takes a moment to let go.
-fn wait_until_gone(names: &[String]) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while is_held(names) {
-        assert!(Instant::now() < deadline, "{names:?} are still held");
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 mod fake_guest;
 mod gone;
+#[path = "../held/mod.rs"]
+mod held;
 mod moves;
 mod shaped;
 mod unprivileged;
