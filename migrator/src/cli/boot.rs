@@ -132,6 +132,8 @@ impl Guest {
         };
         let cpu = vmm::CpuModel::host()?;
         let mut vm = KvmVm::new(name, &config, &cpu, backends)?;
+        // The folder that a kernel was in means nothing elsewhere.
+        vm.set_image(file_name(&image));
         // Before the guest's first instruction, so that none of its words is lost.
         GuestConsole::of(vm.machine()).set_output(console);
         vm.machine_mut().boot(&kernel, &command_line, initrd.as_deref()).context(format!("boot {image}"))?;
@@ -215,6 +217,11 @@ struct Image {
     kernel: Vec<u8>,
     initrd: Option<Vec<u8>>,
     command_line: String,
+}
+
+#[cfg(feature = "kvm")]
+fn file_name(image: &str) -> Option<String> {
+    std::path::Path::new(image).file_name().map(|name| name.to_string_lossy().into_owned())
 }
 
 #[cfg(feature = "kvm")]

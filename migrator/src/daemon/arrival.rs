@@ -12,6 +12,9 @@ use crate::{
     vm::VmDescription,
 };
 
+/// As long as a file's name may be.
+const MAX_IMAGE_CHARACTERS: usize = 255;
+
 /// What a receiving process tells its user.
 pub trait Receiver: Send {
     /// The guest is here, and runs unless it is `paused`; its last pages may still be coming.
@@ -98,6 +101,7 @@ impl Daemon {
                 kind: vm.kind.clone(),
                 memory_bytes: vm.page_count * PAGE_SIZE as u64,
                 vcpus: vm.vcpus,
+                image: vm.image.as_deref().and_then(shown),
                 ..Facts::default()
             };
         });
@@ -116,6 +120,12 @@ impl Standing {
     }
 }
 
+/// What a peer says was booted, as it may be shown: it goes to terminals.
+fn shown(image: &str) -> Option<String> {
+    let image: String = image.chars().filter(|c| !c.is_control()).take(MAX_IMAGE_CHARACTERS).collect();
+    (!image.is_empty()).then_some(image)
+}
+
 /// With all its causes; the error itself holds a machine, so it is no `dyn Error`.
 fn in_words_of(error: &ReceiveError<Machine>) -> String {
     use std::error::Error;
@@ -125,4 +135,17 @@ fn in_words_of(error: &ReceiveError<Machine>) -> String {
         words.push_str(&in_words(cause));
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_says_was_booted_does_nothing_to_a_terminal() {
+        assert_eq!(shown("vmlinuz-6.1").as_deref(), Some("vmlinuz-6.1"));
+        assert_eq!(shown("\x1b[2Jpul\nse\u{9b}1m").as_deref(), Some("[2Jpulse1m"));
+        assert_eq!(shown("\r\n"), None);
+        assert_eq!(shown(&"ü".repeat(300)).unwrap().chars().count(), MAX_IMAGE_CHARACTERS);
+    }
 }

@@ -12,7 +12,7 @@ impl Daemon {
         if report.available {
             let mut inner = self.lock();
             inner.facts.is_booting &= !report.ready;
-            // One that came from elsewhere is known by what it says.
+            // One whose source did not say what it is is known by what it says itself.
             let name = guest_name(&inner.facts.kind);
             inner.facts.image.get_or_insert_with(|| name.to_owned());
         }

@@ -56,7 +56,7 @@ pub struct Facts {
     pub memory_bytes: u64,
     /// Its vCPUs.
     pub vcpus: u8,
-    /// What was booted, if that happened here.
+    /// What was booted; of a VM that came, what its source says.
     pub image: Option<String>,
     /// The kernel's command line, if it was booted here.
     pub command_line: Option<String>,

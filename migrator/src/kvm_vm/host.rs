@@ -86,7 +86,10 @@ impl DestinationHost for KvmHost {
         let backends = self.backends(&machine.devices)?;
         let config =
             VmConfig { memory_bytes, vcpus: vm.vcpus, backing: self.backing, devices: machine.devices };
-        KvmVm::new(&vm.name, &config, &machine.cpu, backends)
+        let mut made = KvmVm::new(&vm.name, &config, &machine.cpu, backends)?;
+        // It may go on from here.
+        made.set_image(vm.image.clone());
+        Ok(made)
     }
 
     fn check_missing_pages(&self, _: &VmDescription) -> Result<(), VmError> {

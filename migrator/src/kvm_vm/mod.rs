@@ -29,6 +29,7 @@ pub const KIND: &str = "kvm";
 /// A KVM machine that can be moved.
 pub struct KvmVm {
     name: String,
+    image: Option<String>,
     vm: Vm,
     pages: Arc<KvmPages>,
     /// It came here paused: where it is was not announced yet.
@@ -55,7 +56,12 @@ impl KvmVm {
     ) -> Result<KvmVm, VmError> {
         let vm = Vm::new(config, cpu, backends).map_err(VmError::new("make a machine"))?;
         let pages = Arc::new(KvmPages(vm.memory().clone()));
-        Ok(KvmVm { name: name.to_owned(), vm, pages, is_unannounced: false })
+        Ok(KvmVm { name: name.to_owned(), image: None, vm, pages, is_unannounced: false })
+    }
+
+    /// Says what was booted in it, for whoever lists VMs where it goes.
+    pub fn set_image(&mut self, image: Option<String>) {
+        self.image = image;
     }
 
     /// The machine itself, for what is no concern of a migration.
@@ -78,6 +84,7 @@ impl SourceVm for KvmVm {
             kind: KIND.to_owned(),
             page_count: self.pages.page_count(),
             vcpus: self.vm.config().vcpus,
+            image: self.image.clone(),
             paused: false,
             machine: machine.expect("plain numbers are always encoded"),
         }

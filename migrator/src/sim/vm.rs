@@ -178,6 +178,7 @@ impl SourceVm for SimVm {
             kind: KIND.to_owned(),
             page_count: self.shared.memory.page_count(),
             vcpus: 1,
+            image: Some("sim".to_owned()),
             paused: false,
             machine: machine.unwrap_or_default(),
         }

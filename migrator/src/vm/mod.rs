@@ -42,6 +42,8 @@ pub struct VmDescription {
     pub page_count: u64,
     /// Virtual CPUs.
     pub vcpus: u8,
+    /// What was booted in it, in its user's words: `pulse`, or the kernel's file name. To be shown, and nothing else.
+    pub image: Option<String>,
     /// Its user has paused it: it stands still at the destination, too, until it is resumed there.
     pub paused: bool,
     /// Whatever else that kind of machine needs; the engine carries it and never looks.
