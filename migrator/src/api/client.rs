@@ -118,8 +118,29 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
+        self.send(Method::POST, path, body).await
+    }
+
+    /// As [`Client::post`], for what is to be as `body` says.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        self.send(Method::PUT, path, body).await
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(|source| self.odd(source))?;
-        self.exchange(Method::POST, path, body.into(), Some(PROMPT)).await
+        self.exchange(method, path, body.into(), Some(PROMPT)).await
     }
 
     async fn exchange<T: DeserializeOwned>(

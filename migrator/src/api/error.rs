@@ -46,6 +46,7 @@ impl From<Refusal> for ApiError {
             | Refusal::Paused { .. }
             | Refusal::InDoubt
             | Refusal::NotMigrating { .. }
+            | Refusal::NoBalloon { .. }
             | Refusal::Guest(_) => StatusCode::CONFLICT,
             Refusal::Request(_) => StatusCode::BAD_REQUEST,
             Refusal::Machine(_) | Refusal::Thread(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /v1/vm` | the VM |
 //! | `PUT /v1/vm/pause`, `resume[?force=true]`, `stop` | what it says |
+//! | `GET`, `PUT /v1/vm/balloon` | memory that the guest is asked to do without |
 //! | `GET /v1/vm/guest[?since_tsc=N]` | what the guest says of itself |
 //! | `POST /v1/vm/guest/check` | has the guest check its memory |
 //! | `POST /v1/migration` | begins to move it |
@@ -14,6 +15,7 @@
 //! An error is `{"error": "a sentence"}`. What may take long runs on a thread of its own: a guest that waits for a missing
 //! page must not keep the others from being answered.
 
+mod balloon;
 pub mod client;
 mod error;
 mod guest;
@@ -28,6 +30,7 @@ use axum::{
     routing::{get, post, put},
 };
 
+pub use balloon::BalloonRequest;
 pub use error::{ApiError, ErrorBody};
 pub use openapi::document;
 
@@ -40,6 +43,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/vm/pause", put(vm::pause))
         .route("/v1/vm/resume", put(vm::resume))
         .route("/v1/vm/stop", put(vm::stop))
+        .route("/v1/vm/balloon", get(balloon::show).put(balloon::set))
         .route("/v1/vm/guest", get(guest::show))
         .route("/v1/vm/guest/check", post(guest::check))
         .route("/v1/migration", get(migration::show).post(migration::begin).delete(migration::cancel))

@@ -15,6 +15,8 @@ use utoipa::OpenApi;
         super::vm::pause,
         super::vm::resume,
         super::vm::stop,
+        super::balloon::show,
+        super::balloon::set,
         super::guest::show,
         super::guest::check,
         super::migration::show,

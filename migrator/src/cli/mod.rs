@@ -2,6 +2,7 @@
 
 mod ask;
 mod background;
+mod balloon;
 mod bench;
 mod boot;
 mod console;
@@ -56,6 +57,7 @@ enum Command {
     Stop(ask::Stop),
     Cancel(ask::Cancel),
     Check(ask::Check),
+    Balloon(balloon::Balloon),
     Console(console::Console),
     Doctor(doctor::Doctor),
     Bench(bench::Bench),
@@ -100,6 +102,7 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Stop(stop) => stop.execute(),
         Command::Cancel(cancel) => cancel.execute(),
         Command::Check(check) => check.execute(),
+        Command::Balloon(balloon) => balloon.execute(),
         Command::Console(console) => console.execute(),
         Command::Ps(ps) => ps.execute(),
         Command::Doctor(doctor) => doctor.execute(),

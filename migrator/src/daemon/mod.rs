@@ -12,6 +12,7 @@
 //! [`Handles`]. Nothing here knows HTTP: [`crate::api`] does.
 
 mod arrival;
+mod balloon;
 mod console;
 mod end;
 mod guest;

@@ -52,6 +52,12 @@ pub enum Refusal {
         /// Its name.
         name: String,
     },
+    /// It was run without one, or cannot have one.
+    #[error("{name} has no balloon: a guest has one that was started with `ferry run --balloon`")]
+    NoBalloon {
+        /// Its name.
+        name: String,
+    },
     /// The request makes no sense.
     #[error("{0}")]
     Request(String),

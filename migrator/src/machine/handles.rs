@@ -2,7 +2,7 @@
 
 use std::{io::Write, sync::Arc};
 
-use super::{CheckReport, Footprint, GuestReport, Machine, UnavailableGuest, telemetry};
+use super::{BalloonReport, CheckReport, Footprint, GuestReport, Machine, UnavailableGuest, telemetry};
 use crate::{pages::GuestPages, sim::SimObserver, vm::SourceVm};
 
 /// Handles on a machine and the guest in it.
@@ -20,6 +20,7 @@ enum Guest {
         memory: Arc<vmm::GuestMemory>,
         console: super::console::GuestConsole,
         events: vmm::Events,
+        balloon: Option<vmm::BalloonPort>,
     },
     Simulated(SimObserver),
 }
@@ -43,6 +44,7 @@ impl Machine {
                 memory: vm.machine().memory().clone(),
                 console: super::console::GuestConsole::of(vm.machine()),
                 events: vm.machine().events(),
+                balloon: vm.machine().balloons().into_iter().next(),
             },
             Machine::Simulated(vm) => Guest::Simulated(vm.observer()),
         };
@@ -81,6 +83,26 @@ impl Handles {
             Guest::Kvm { console, .. } => console.write(bytes),
             Guest::Simulated(_) => bytes.len(),
         }
+    }
+
+    /// The guest's balloon; `None` if it has none.
+    pub fn balloon(&self) -> Option<BalloonReport> {
+        match &self.guest {
+            #[cfg(feature = "kvm")]
+            Guest::Kvm { balloon, .. } => balloon.as_ref().map(BalloonReport::of),
+            Guest::Simulated(_) => None,
+        }
+    }
+
+    /// Asks the guest to have so many pages in its balloon, no more than it has. `None` if there is no balloon.
+    #[cfg_attr(not(feature = "kvm"), allow(unused_variables))]
+    pub fn set_balloon(&self, pages: u32) -> Option<BalloonReport> {
+        match &self.guest {
+            #[cfg(feature = "kvm")]
+            Guest::Kvm { balloon, .. } => balloon.as_ref()?.set_target_pages(pages),
+            Guest::Simulated(_) => {}
+        }
+        self.balloon()
     }
 
     /// Waits until the guest ends by itself; `None` once the machine is gone. A simulated guest never ends.

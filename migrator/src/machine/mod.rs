@@ -1,5 +1,6 @@
 //! Either kind of machine behind the engine's seam, and the handles a process keeps on one while the engine has it.
 
+mod balloon;
 mod clock;
 #[cfg(feature = "kvm")]
 mod console;
@@ -12,6 +13,7 @@ mod telemetry;
 
 use std::sync::Arc;
 
+pub use balloon::BalloonReport;
 pub use clock::tsc_now;
 #[cfg(feature = "kvm")]
 pub use console::GuestConsole;

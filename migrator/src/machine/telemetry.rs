@@ -28,6 +28,9 @@ pub struct GuestReport {
     pub errors: u64,
     /// The first of them, in words.
     pub named_errors: Vec<String>,
+    /// The narrowest of its vCPUs' vector registers, in bytes: 16 of SSE, 32 of AVX, 64 of AVX-512. All registers of this
+    /// width carry a pattern while a vCPU spins, which it compares; 0 if none do.
+    pub vector_register_bytes: u64,
     /// Checks of all memory that the host asked for.
     pub checks_requested: u64,
     /// Of those, the last that all vCPUs have finished.
@@ -178,6 +181,7 @@ mod of_pulse {
             pages_written: snapshot.pages_written(),
             errors: snapshot.errors(),
             named_errors: named(snapshot),
+            vector_register_bytes: snapshot.vcpus.iter().map(|vcpu| vcpu.register_bytes).min().unwrap_or(0),
             checks_requested: snapshot.check_request,
             checks_done: snapshot.vcpus.iter().map(|vcpu| vcpu.check_done).min().unwrap_or(0),
             longest_gap_us: longest.map_or(0, |(_, gap)| snapshot.duration(gap.ticks).as_micros() as u64),

@@ -18,6 +18,8 @@ fn wrong_arguments_are_usage_errors() {
         &["migrate", "a", "tcp://h:1", "--max-bandwidth", "fast"],
         &["migrate", "a", "tcp://h:1", "--downtime-limit", "50"],
         &["run", "sim", "--memory", "lots"],
+        &["balloon", "a", "much"],
+        &["balloon"],
         &["run"],
         &["run", "pulse", "--kernel", "vmlinux"],
         &["run", "pulse", "--console", "parallel"],

@@ -57,6 +57,20 @@ fn a_report_for_people_shows_the_downtimes_parts() {
 }
 
 #[test]
+fn what_was_booted_is_known_where_the_guest_goes() {
+    let host = Host::new();
+    host.run_sim("a", &[]);
+    for (from, to) in [("a", "b"), ("b", "c")] {
+        let address = host.receive(to);
+        host.ferry(&["migrate", from, &address]).succeeds();
+        let list = host.ferry(&["ps"]);
+        let row =
+            list.succeeds().lines().find(|row| row.trim_start().starts_with(to)).expect("it runs there");
+        assert!(row.trim_end().ends_with("sim"), "{list:?}");
+    }
+}
+
+#[test]
 fn the_source_says_where_its_guest_went() {
     let host = Host::new();
     let run = host.start(&["run", "sim", "--memory", "16MiB", "--no-console"]);
@@ -82,6 +96,7 @@ fn a_second_migration_and_other_wishes_are_refused_while_one_runs() {
     host.await_status("a", "migrating");
     host.ferry(&["migrate", "a", &address]).fails(1, &["a is being migrated", "ferry cancel a"]);
     host.ferry(&["pause", "a"]).fails(1, &["a is being migrated"]);
+    host.ferry(&["balloon", "a", "1MiB"]).fails(1, &["a is being migrated"]);
     // What needs no machine is answered still.
     assert!(host.info("a")["guest"]["pages_written"].as_u64().unwrap() > 0);
     let cancel = host.ferry(&["cancel", "a"]);

@@ -17,10 +17,15 @@ fn kvm_is_there(test: &str) -> bool {
 }
 
 fn run_pulse(host: &Host, options: &[&str]) {
-    let arguments = ["run", "pulse", "working-set=4MiB", "rate=2000", "--memory", "32MiB", "-d"];
+    run_pulse_as(host, "pulse", options);
+}
+
+fn run_pulse_as(host: &Host, name: &str, options: &[&str]) {
+    let arguments =
+        ["run", "pulse", "working-set=4MiB", "rate=2000", "--memory", "32MiB", "-d", "--name", name];
     host.ferry(&[&arguments[..], options].concat()).succeeds();
-    await_that("pulse is ready", || host.info("pulse")["guest"]["ready"] == true);
-    assert_eq!(host.status("pulse"), "running");
+    await_that("pulse is ready", || host.info(name)["guest"]["ready"] == true);
+    assert_eq!(host.status(name), "running");
 }
 
 #[test]
@@ -46,6 +51,9 @@ fn pulse_moves_by_each_strategy_and_its_console_lives_on() {
             let list = list();
             list.contains("\"name\": \"pulse\"") && !list.contains("incoming-")
         });
+        // Before anybody asks the guest itself what it is.
+        let list: serde_json::Value = serde_json::from_str(&list()).unwrap();
+        assert_eq!(list[0]["image"], "pulse", "{list}");
         host.assert_alive("pulse");
         assert_console_answers(&host);
     }
@@ -96,6 +104,38 @@ fn assert_console_answers(host: &Host) {
         assert_ne!(count, 0, "the console closed: {heard:?}");
         heard.push_str(&String::from_utf8_lossy(&buffer[..count]));
     }
+}
+
+/// Pulse has no driver for it: it is asked, and gives nothing. Linux does, on emulated hosts.
+#[test]
+fn a_balloon_is_asked_for_and_the_wish_goes_along() {
+    let test = "a_balloon_is_asked_for_and_the_wish_goes_along";
+    if !kvm_is_there(test) {
+        return;
+    }
+    let host = Host::new();
+    run_pulse_as(&host, "without", &[]);
+    host.ferry(&["balloon", "without", "8MiB"]).fails(1, &["without has no balloon", "--balloon"]);
+    host.ferry(&["balloon", "without"]).fails(1, &["without has no balloon"]);
+    host.ferry(&["stop", "without"]).succeeds();
+
+    run_pulse_as(&host, "a", &["--balloon"]);
+    assert_eq!(host.ferry(&["balloon", "a"]).succeeds().trim(), "the balloon is empty");
+    host.ferry(&["balloon", "a", "33MiB"]).fails(1, &["a has 33554432 bytes of memory", "34603008"]);
+    host.ferry(&["balloon", "a", "6000"]).fails(1, &["pages of 4096 bytes"]);
+    let wanted = "0 B in the balloon, 8 MiB wanted";
+    assert_eq!(host.ferry(&["balloon", "a", "8MiB"]).succeeds().trim(), wanted);
+    let address = host.receive("b");
+    host.ferry(&["balloon", "b", "8MiB"]).fails(1, &["b waits for a VM"]);
+    host.ferry(&["balloon", "b"]).fails(1, &["b waits for a VM"]);
+    host.ferry(&["migrate", "a", &address, "-s", "stop-and-copy"]).succeeds();
+    assert_eq!(host.ferry(&["balloon", "b"]).succeeds().trim(), wanted);
+    await_that("it has left", || !host.socket("a").exists());
+    host.ferry(&["balloon", "a", "8MiB"]).fails(1, &["no VM called a"]);
+    let report = host.ferry(&["balloon", "b", "0", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(report.succeeds()).unwrap();
+    assert_eq!(report, serde_json::json!({ "target_bytes": 0, "actual_bytes": 0 }));
+    host.assert_alive("b");
 }
 
 #[test]

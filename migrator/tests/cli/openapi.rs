@@ -162,6 +162,9 @@ fn what_is_answered_is_as_the_document_says() {
     ] {
         api.ask("a", method, path, None, "200");
     }
+    // A simulated guest has no balloon; one that has answers in on_kvm.rs.
+    api.ask("a", "GET", "/v1/vm/balloon", None, "409");
+    api.ask("a", "PUT", "/v1/vm/balloon", Some(&json!({ "target_bytes": 0 })), "409");
     assert_eq!(api.migration("a", false), json!({ "progress": null, "report": null }));
     api.ask("a", "DELETE", "/v1/migration", None, "409");
     let nowhere = json!({ "address": "nowhere", "strategy": "pre-copy" });
