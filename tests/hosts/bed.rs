@@ -9,6 +9,7 @@ use std::{
 };
 
 use linux_guest::{
+    curl::Curl,
     debian::{Debian, Missing},
     recipe::{self, RecipeError},
     static_programs::{self, BuildError},
@@ -35,7 +36,7 @@ const SHAPING: Duration = Duration::from_secs(30);
 pub struct BedConfig {
     /// The hosts that run guests: `host-1` at 10.77.0.1, `host-2` …
     pub hosts: Vec<HostConfig>,
-    /// Whether there is a client, at 10.77.0.100, outside of them.
+    /// Whether there is a client, at 10.77.0.100, outside of them. All have `curl` then.
     pub has_client: bool,
     /// Whether hosts have the Linux guest, for `ferry run linux`.
     pub has_linux_guest: bool,
@@ -73,7 +74,7 @@ pub enum BedError {
     /// A QEMU without `-netdev stream`.
     #[error("{QEMU} is version {0}: 7.2 or newer is needed")]
     OldQemu(String),
-    /// No kernel or no busybox for the hosts.
+    /// No kernel, no busybox or no curl for the hosts.
     #[error(transparent)]
     NoDebian(#[from] Missing),
     /// `ferry` does not build.
@@ -146,7 +147,7 @@ impl Bed {
     pub fn up(config: &BedConfig) -> Result<Bed, BedError> {
         check_qemu()?;
         let debian = Debian::find()?;
-        let programs = programs()?;
+        let programs = programs(config.has_client)?;
         let directory = tempfile::Builder::new().prefix("ferry-hosts-").tempdir();
         let directory =
             directory.map_err(|e| BedError::io("create a directory in", &std::env::temp_dir(), e))?;
@@ -261,17 +262,19 @@ fn shared_disk(directory: &Path, bytes: u64) -> Result<Option<PathBuf>, BedError
     Ok(Some(path))
 }
 
-/// This workspace's programs, or `FERRY_BIN` and the agent.
-fn programs() -> Result<Programs, BedError> {
+/// This workspace's programs, or `FERRY_BIN` and the agent; curl for a client.
+fn programs(has_client: bool) -> Result<Programs, BedError> {
     let agent = ("ferry-tests", "host-agent");
+    let curl = has_client.then(Curl::find).transpose()?;
     if let Some(ferry) = std::env::var_os("FERRY_BIN") {
         return Ok(Programs {
             ferry: ferry.into(),
             agent: static_programs::build(&[agent])?.join("host-agent"),
+            curl,
         });
     }
     let directory = static_programs::build(&[("migrator", "ferry"), agent])?;
-    Ok(Programs { ferry: directory.join("ferry"), agent: directory.join("host-agent") })
+    Ok(Programs { ferry: directory.join("ferry"), agent: directory.join("host-agent"), curl })
 }
 
 fn check_qemu() -> Result<(), BedError> {

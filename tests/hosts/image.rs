@@ -1,4 +1,4 @@
-//! A host's initial RAM disk: busybox, the modules, `ferry` and the agent.
+//! A host's initial RAM disk: busybox, the modules, `ferry`, the agent and, for clients, curl.
 
 use std::{
     fs::File,
@@ -8,6 +8,7 @@ use std::{
 
 use linux_guest::{
     cpio::Archive,
+    curl::Curl,
     debian::Debian,
     image::{put_busybox, put_modules},
     modules::Modules,
@@ -33,12 +34,14 @@ const MODULES: [&str; 15] = [
     "af_packet",
 ];
 
-/// The programs of this workspace that a host has in `/bin`.
+/// The programs that a host has in `/bin` beside busybox.
 pub(super) struct Programs {
     /// The command that is tested, a static program.
     pub ferry: PathBuf,
     /// Who runs commands there.
     pub agent: PathBuf,
+    /// For who looks on, if somebody does: with its libraries it is half as large as all the rest.
+    pub curl: Option<Curl>,
 }
 
 /// Writes the RAM disk to `path`. `files` are the user's own: where from, and where to.
@@ -58,6 +61,9 @@ pub(super) fn write(
     archive.copy("bin/host-agent", 0o755, &programs.agent)?;
     archive.symlink("bin/shape", "host-agent")?;
     archive.symlink("bin/nanoseconds", "host-agent")?;
+    if let Some(curl) = &programs.curl {
+        curl.put(&mut archive)?;
+    }
     let modules = Modules::of(&debian.modules)?.in_load_order(&MODULES)?;
     put_modules(&mut archive, "modules/order", &modules)?;
     for (from, to) in files {

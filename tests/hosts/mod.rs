@@ -6,7 +6,7 @@
 //! ```text
 //!   this process      host 1 (QEMU)               host 2 (QEMU)             client (QEMU)
 //!   ┌─────────┐       ┌────────────────────┐      ┌───────────────────┐     ┌───────────┐
-//!   │  Bed    │ agent │ ferry ─► kvm-amd   │      │ ferry ─► kvm-amd  │     │ wget …    │
+//!   │  Bed    │ agent │ ferry ─► kvm-amd   │      │ ferry ─► kvm-amd  │     │ curl …    │
 //!   │         │◄─────►│   guest ─ tap ┐    │      │                   │     │           │
 //!   │         │       │      eth0 ─ br0    │      │ eth0 ─ br0        │     │ eth0      │
 //!   │ Switch  │       └───┬────────────────┘      └──┬────────────────┘     └──┬────────┘
@@ -25,6 +25,7 @@ mod link;
 mod process;
 mod switch;
 mod tsc;
+pub mod walk;
 pub mod wire;
 
 pub use agent::{CommandError, Output, Running};

@@ -1,5 +1,5 @@
-//! Debian's kernel and its static busybox: where they are installed, or else downloaded and unpacked, without being
-//! installed and without rights.
+//! Debian's packages: the kernel and the static busybox, where they are installed, or else downloaded and unpacked,
+//! without being installed and without rights.
 
 use std::{
     env, fs, io,
@@ -9,6 +9,7 @@ use std::{
 
 const KERNEL: &str = "linux-image-cloud-amd64";
 const BUSYBOX: &str = "busybox-static";
+pub(crate) const CURL: &str = "curl";
 
 /// Why there is none.
 #[derive(Debug, thiserror::Error)]
@@ -81,12 +82,12 @@ impl Debian {
     }
 }
 
-fn nothing_in(package: &'static str, cache: &Path) -> Missing {
+pub(crate) fn nothing_in(package: &'static str, cache: &Path) -> Missing {
     let words = "the package does not hold what its name says".to_owned();
     Missing::NoPackage { package, command: format!("dpkg -x {package} {}", cache.display()), words }
 }
 
-fn cache_directory() -> PathBuf {
+pub(crate) fn cache_directory() -> PathBuf {
     let home = || PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/tmp".into())).join(".cache");
     env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("ferry/debian")
 }
@@ -125,21 +126,20 @@ fn is_static(program: &Path) -> bool {
     })
 }
 
-/// Downloads a package and unpacks it into `cache`. A package that only needs another by another name stands for that.
-fn download(package: &'static str, cache: &Path) -> Result<(), Missing> {
+/// Downloads a package, and what it stands for or needs, and unpacks it into `cache`.
+pub(crate) fn download(package: &'static str, cache: &Path) -> Result<(), Missing> {
     let in_cache = |path: PathBuf| move |source| Missing::Cache { path, source };
-    let name = real_name(package)?;
+    let names = real_names(package)?;
     // Unpacked aside and then moved, so that what is in the cache is whole, even if two do this at a time.
-    let aside = cache.with_file_name(format!("debian-{package}-{}", std::process::id()));
+    let aside = cache_directory().with_file_name(format!("debian-{package}-{}", std::process::id()));
     fs::create_dir_all(&aside).map_err(in_cache(aside.clone()))?;
     let result = (|| {
-        run(package, Command::new("apt-get").args(["download", "-q", &name]).current_dir(&aside))?;
-        let archive = fs::read_dir(&aside)
-            .map_err(in_cache(aside.clone()))?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-            .ok_or_else(|| nothing_in(package, &aside))?;
-        run(package, Command::new("dpkg").arg("-x").arg(&archive).arg(aside.join("root")))?;
+        run(package, Command::new("apt-get").args(["download", "-q"]).args(&names).current_dir(&aside))?;
+        for entry in fs::read_dir(&aside).map_err(in_cache(aside.clone()))?.flatten() {
+            if entry.path().extension().is_some_and(|extension| extension == "deb") {
+                run(package, Command::new("dpkg").arg("-x").arg(entry.path()).arg(aside.join("root")))?;
+            }
+        }
         merge(&aside.join("root"), cache).map_err(in_cache(cache.to_owned()))
     })();
     fs::remove_dir_all(&aside).map_err(in_cache(aside.clone()))?;
@@ -162,19 +162,42 @@ fn merge(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// `linux-image-cloud-amd64` holds nothing: it depends on the newest `linux-image-6.1.0-1-cloud-amd64`.
-fn real_name(package: &'static str) -> Result<String, Missing> {
-    if package != KERNEL {
-        return Ok(package.to_owned());
+/// `linux-image-cloud-amd64` holds nothing: it depends on the newest `linux-image-6.1.0-1-cloud-amd64`. A busybox that is
+/// static needs nothing, and curl all that it depends on, and what that depends on.
+fn real_names(package: &'static str) -> Result<Vec<String>, Missing> {
+    if package == BUSYBOX {
+        return Ok(vec![package.to_owned()]);
     }
-    let listing = run(package, Command::new("apt-cache").args(["depends", package]))?;
+    let mut apt = Command::new("apt-cache");
+    apt.arg("depends");
+    if package == CURL {
+        apt.args([
+            "--recurse",
+            "--important",
+            "--no-conflicts",
+            "--no-breaks",
+            "--no-replaces",
+            "--no-enhances",
+        ]);
+        let listing = run(package, apt.arg(package))?;
+        return Ok(in_first_column(&listing).map(ToOwned::to_owned).collect());
+    }
+    let listing = run(package, apt.arg(package))?;
     let image = listing.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
     let image = image.ok_or_else(|| Missing::NoPackage {
         package,
         command: format!("apt-cache depends {package}"),
         words: "no image is named (does `apt-get update` help?)".to_owned(),
     })?;
-    Ok(format!("linux-image-{image}"))
+    Ok(vec![format!("linux-image-{image}")])
+}
+
+/// The packages of a listing that is recursive: indented is what each depends on, in angle brackets what is none, and
+/// behind a colon another architecture.
+fn in_first_column(listing: &str) -> impl Iterator<Item = &str> {
+    listing
+        .lines()
+        .filter(|line| line.starts_with(|c: char| c.is_ascii_alphanumeric()) && !line.contains(':'))
 }
 
 fn run(package: &'static str, command: &mut Command) -> Result<String, Missing> {
@@ -212,6 +235,12 @@ mod tests {
         let (_, release, modules) = installed_kernel(root.path()).unwrap();
         assert_eq!(release, "6.1.0-10-cloud-amd64");
         assert!(modules.ends_with("lib/modules/6.1.0-10-cloud-amd64"));
+    }
+
+    #[test]
+    fn packages_are_told_from_what_they_depend_on() {
+        let listing = "curl\n  Depends: libc6\n |Depends: debconf\nlibc6\n<debconf-2.0>\nlibc6:i386\n";
+        assert_eq!(in_first_column(listing).collect::<Vec<_>>(), ["curl", "libc6"]);
     }
 
     #[test]

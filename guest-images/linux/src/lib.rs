@@ -4,12 +4,14 @@
 //! | module | holds |
 //! |---|---|
 //! | [`debian`] | where kernel and busybox come from |
+//! | [`curl`] | a program with its libraries |
 //! | [`modules`] | which modules, in which order |
 //! | [`static_programs`] | programs of this workspace without libraries |
 //! | [`cpio`] | the archive |
 //! | [`image`], [`recipe`] | the Linux guest that `ferry run linux` runs |
 
 pub mod cpio;
+pub mod curl;
 pub mod debian;
 mod fresh_cargo;
 pub mod image;

@@ -7,12 +7,12 @@ use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use ferry_tests::hosts::{Bed, BedConfig, HostConfig, Link};
+use ferry_tests::hosts::{Bed, BedConfig, HostConfig, Link, walk::WALK};
 
 /// Linux hosts with KVM, emulated by QEMU: with `ferry` on each, a network between them, and no rights needed
 ///
-/// Builds ferry as a static program (FERRY_BIN names one to use instead), and downloads Debian's kernel and busybox
-/// where they are not installed (to $XDG_CACHE_HOME/ferry/debian, nothing is installed).
+/// Builds ferry as a static program (FERRY_BIN names one to use instead), and downloads Debian's kernel, busybox
+/// and curl where they are not installed (to $XDG_CACHE_HOME/ferry/debian, nothing is installed).
 #[derive(Parser)]
 #[command(name = "hosts", after_help = EXAMPLES)]
 struct Arguments {
@@ -26,18 +26,6 @@ Examples:
   hosts up --link 'delay=20ms rate=100mbit'
   hosts shell host-1                        in another terminal; Ctrl-] leaves it
   hosts run tests/scenarios/pulse.txt       boots, runs the commands, and ends";
-
-/// What to do with them, for whoever does not know yet.
-const WALK: &str = "
-A Linux guest that moves while a client asks it (from power-on to its first answer it takes about 20 s):
-  host-1# ferry run linux net=10.77.0.50/24 --net tap=tap0 --memory 128MiB --detach
-  client# while sleep 0.5; do wget -q -O - http://10.77.0.50/cgi-bin/clock; done
-  host-2# ferry receive tcp://0.0.0.0:7800 --net tap=tap0 --once --detach
-  host-1# ferry migrate linux tcp://host-2:7800 --strategy pre-copy
-  host-2# ferry ps
-Back it goes by the same with host-1 and host-2 exchanged, and stop-and-copy or post-copy for pre-copy.
-Each host has the same disk, /dev/vda: mke2fs /dev/vda on one, then --disk path=/dev/vda for run and for receive.
-";
 
 #[derive(Subcommand)]
 enum Command {
@@ -108,7 +96,7 @@ fn main() -> anyhow::Result<ExitCode> {
             for host in bed.hosts() {
                 eprintln!("  cargo run -p ferry-tests --bin hosts -- shell {}", host.name());
             }
-            eprint!("{WALK}");
+            print_walk();
             eprintln!("\nCtrl-C here ends them all.");
             wait_for_interrupt()?;
             Ok(ExitCode::SUCCESS)
@@ -129,6 +117,21 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Command::Shell { host } => shell::attach(&host),
     }
+}
+
+/// What to do with them, for whoever does not know yet.
+fn print_walk() {
+    eprintln!(
+        "\nA Linux guest that moves while a client asks it (it first answers about 20 s after its power-on):"
+    );
+    for (host, command) in WALK {
+        eprintln!("  {host}# {command}");
+    }
+    eprintln!(
+        "All three hosts have curl. `ferry balloon linux 48MiB` has the guest give memory up before it moves on."
+    );
+    eprintln!("The hosts that run guests have the same disk, /dev/vda: mke2fs /dev/vda on one, then");
+    eprintln!("--disk path=/dev/vda for run and for receive.");
 }
 
 /// Until Ctrl-C, or until somebody asks this process to end.

@@ -5,6 +5,7 @@ mod linux;
 mod linux_guest;
 mod pulse;
 mod refusals;
+mod walk;
 
 use ferry_tests::hosts::{Bed, BedConfig};
 
