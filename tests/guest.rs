@@ -32,10 +32,16 @@ pub fn boot_with(
     devices: Vec<DeviceConfig>,
     backends: Vec<Backend>,
 ) -> KvmVm {
-    let config = VmConfig { memory_bytes, vcpus, backing: Backing::Anonymous, devices };
-    let mut vm =
-        KvmVm::new("pulse", &config, &CpuModel::host().expect("a CPU"), backends).expect("a machine");
-    let line = format!("pulse vcpus={vcpus} {options}");
+    boot_as(&VmConfig { memory_bytes, vcpus, backing: Backing::Anonymous, devices }, options, backends)
+}
+
+/// As [`boot_with`], on a machine of this configuration.
+///
+/// # Panics
+/// If it does not come up.
+pub fn boot_as(config: &VmConfig, options: &str, backends: Vec<Backend>) -> KvmVm {
+    let mut vm = KvmVm::new("pulse", config, &CpuModel::host().expect("a CPU"), backends).expect("a machine");
+    let line = format!("pulse vcpus={} {options}", config.vcpus);
     vm.machine_mut().boot(pulse::IMAGE, &line, None).expect("pulse boots");
     vm.machine_mut().start();
     await_guest(&vm, "pulse fills its memory", Snapshot::is_ready);

@@ -11,6 +11,7 @@ use migrator::{
     source::migrate,
     strategy::Strategy,
     transport::{Address, Interrupt},
+    vm::SourceVm,
 };
 
 use crate::guest::assert_oracle_clean;
@@ -38,7 +39,7 @@ impl Try {
     ///
     /// # Panics
     /// If there is no port to listen on.
-    pub fn run(self, source: &mut KvmVm) -> (Report, Result<KvmVm, ReceiveError<KvmVm>>) {
+    pub fn run(self, source: &mut dyn SourceVm) -> (Report, Result<KvmVm, ReceiveError<KvmVm>>) {
         self.run_with(source, KvmHost::default(), |destination| destination())
     }
 
@@ -48,7 +49,7 @@ impl Try {
     /// If there is no port to listen on.
     pub fn run_with(
         self,
-        source: &mut KvmVm,
+        source: &mut dyn SourceVm,
         mut host: KvmHost,
         enter: impl FnOnce(Box<dyn FnOnce() + Send + '_>) + Send,
     ) -> (Report, Result<KvmVm, ReceiveError<KvmVm>>) {

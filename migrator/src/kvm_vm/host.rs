@@ -93,6 +93,35 @@ impl DestinationHost for KvmHost {
     }
 
     fn check_missing_pages(&self, _: &VmDescription) -> Result<(), VmError> {
-        vmm::MissingPages::probe().map_err(VmError::new("run a VM with pages missing"))
+        let refuse = "run a VM with pages missing";
+        // Known before anything moves; the kernel would say no only when the guest stands still.
+        if self.backing == Backing::Hugetlbfs {
+            return Err(VmError::new(refuse)(
+                "reserved huge pages come whole and not page by page: start `ferry receive` with --backing anonymous, or \
+                 take another strategy",
+            ));
+        }
+        vmm::MissingPages::probe().map_err(VmError::new(refuse))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn huge_pages_refuse_missing_pages_before_anything_moves() {
+        let vm = VmDescription {
+            name: "a".to_owned(),
+            kind: KIND.to_owned(),
+            page_count: 1 << 13,
+            vcpus: 1,
+            image: None,
+            paused: false,
+            machine: Vec::new(),
+        };
+        let host = KvmHost { backing: Backing::Hugetlbfs, ..KvmHost::default() };
+        let error = crate::report::in_words(&host.check_missing_pages(&vm).unwrap_err());
+        assert!(error.contains("huge pages") && error.contains("--backing anonymous"), "{error}");
     }
 }

@@ -16,7 +16,7 @@ use self::{
 };
 use crate::{
     pages::{GuestPages, PageNumber, PageSet},
-    vm::{DestinationVm, MissingPages, Network, SourceVm, VmDescription, VmError},
+    vm::{Announcer, DestinationVm, MissingPages, Network, SourceVm, VmDescription, VmError},
 };
 
 mod host;
@@ -116,13 +116,12 @@ impl SourceVm for KvmVm {
         self.vm.resume().map_err(VmError::new("resume the vCPUs"))?;
         if mem::take(&mut self.is_unannounced)
             && let Some(network) = network(&self.vm)
-            && let Err(error) = network.announce()
         {
-            // The network learns by the guest's own frames then.
-            tracing::warn!(
-                error = crate::report::in_words(&error),
-                "the guest's new place was not announced"
-            );
+            match Announcer::spawn(network) {
+                Ok(announcer) => announcer.announce(),
+                // The network learns by the guest's own frames then.
+                Err(error) => tracing::warn!(%error, "the guest's new place was not announced"),
+            }
         }
         Ok(())
     }

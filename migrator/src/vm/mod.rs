@@ -7,9 +7,11 @@ use std::{error::Error, os::fd::BorrowedFd, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub(crate) use self::announcer::Announcer;
 pub use self::{held::HeldVm, paused::PausedVm};
 use crate::pages::{GuestPages, PageNumber, PageRun, PageSet};
 
+mod announcer;
 mod held;
 mod paused;
 

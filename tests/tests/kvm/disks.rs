@@ -21,7 +21,7 @@ fn disk(path: &Path) -> Vec<Backend> {
 }
 
 /// Whether somebody holds the disk: another machine cannot have it then.
-fn is_held(path: &Path) -> bool {
+pub fn is_held(path: &Path) -> bool {
     let config =
         VmConfig { memory_bytes: 16 << 20, vcpus: 1, backing: Backing::Anonymous, devices: devices() };
     let mut other = Vm::new(&config, &CpuModel::host().expect("a CPU"), disk(path)).expect("a machine");

@@ -3,5 +3,7 @@
 mod again;
 mod chain;
 mod disks;
+mod huge_pages;
 mod network;
+mod paused;
 mod sizes;
