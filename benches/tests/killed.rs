@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Enough memory to be at it for a while, on simulated guests: this is about processes and files.
@@ -76,9 +77,20 @@ impl Harness {
         names
     }
 
+    fn signal(&self, signal: Signal) {
+        let ids =
+            self.processes().into_iter().filter_map(|process| process.file_name()?.to_str()?.parse().ok());
+        for id in ids.filter_map(Pid::from_raw) {
+            // It may have ended meanwhile.
+            kill_process(id, signal).ok();
+        }
+    }
+
     /// Kill -9: no drop, no handler. Then nothing may be left but its folder, and the next harness works and clears that.
     fn kill_and_look(mut self, next: &[&str]) {
         let namespaces = self.namespaces();
+        // So that none ends by itself, because its work is done or its peer is gone.
+        self.signal(Signal::STOP);
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         wait_until("its processes end with it", || self.processes().is_empty());
@@ -93,6 +105,15 @@ impl Harness {
         let ours = ["guests", "uplink", "migration", "ferry0", "source", "destination"];
         let seen = held::host_interfaces();
         assert!(ours.iter().all(|name| !seen.iter().any(|seen| seen == name)), "{seen:?}");
+    }
+}
+
+/// What a test that fails has left.
+impl Drop for Harness {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+        self.signal(Signal::KILL);
     }
 }
 
@@ -112,7 +133,7 @@ fn temporary(folder: &TempDir) -> PathBuf {
 }
 
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}");
         thread::sleep(Duration::from_millis(10));
