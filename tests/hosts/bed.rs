@@ -72,8 +72,8 @@ pub enum BedError {
     #[error("{QEMU} cannot be run ({0}): install Debian's qemu-system-x86")]
     NoQemu(String),
     /// A QEMU without `-netdev stream`.
-    #[error("{QEMU} is version {0}: 7.2 or newer is needed")]
-    OldQemu(String),
+    #[error("{QEMU} is version {0}.{1}: 7.2 or newer is needed")]
+    OldQemu(u32, u32),
     /// No kernel, no busybox or no curl for the hosts.
     #[error(transparent)]
     NoDebian(#[from] Missing),
@@ -126,7 +126,7 @@ impl BedError {
 
     /// Whether this machine lacks something a bed needs, rather than something being broken.
     pub fn is_lack(&self) -> bool {
-        matches!(self, BedError::NoQemu(_) | BedError::OldQemu(_) | BedError::NoDebian(_))
+        matches!(self, BedError::NoQemu(_) | BedError::OldQemu(..) | BedError::NoDebian(_))
     }
 }
 
@@ -278,11 +278,19 @@ fn programs(has_client: bool) -> Result<Programs, BedError> {
 }
 
 fn check_qemu() -> Result<(), BedError> {
+    let version = qemu_version()?;
+    if version < (7, 2) { Err(BedError::OldQemu(version.0, version.1)) } else { Ok(()) }
+}
+
+/// The first two numbers of QEMU's version; zeros if they are not understood.
+///
+/// # Errors
+/// [`BedError::NoQemu`]
+pub fn qemu_version() -> Result<(u32, u32), BedError> {
     let output = Command::new(QEMU).arg("--version").output().map_err(|e| BedError::NoQemu(e.to_string()))?;
     // QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)
     let text = String::from_utf8_lossy(&output.stdout);
-    let version = text.split_whitespace().nth(3).unwrap_or("of unknown number").to_owned();
+    let version = text.split_whitespace().nth(3).unwrap_or_default();
     let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
-    let version_is = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version_is < (7, 2) { Err(BedError::OldQemu(version)) } else { Ok(()) }
+    Ok((numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)))
 }

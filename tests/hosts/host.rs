@@ -27,8 +27,7 @@ pub struct HostConfig {
     pub memory_bytes: u64,
     /// Its processors, each a thread of this machine.
     pub processors: u8,
-    /// Its CPU, as QEMU's `-cpu` has it. Without XSAVE: QEMU 7.2 does not have KVM see a guest's XSETBV, and then its
-    /// vector registers are lost.
+    /// Its CPU, as QEMU's `-cpu` has it.
     pub cpu: String,
     /// Whether it can run guests.
     pub has_kvm: bool,
@@ -39,6 +38,12 @@ impl HostConfig {
     /// value it had at reset, and the guest's vector registers are lost when it switches tasks.
     pub fn with_kvm() -> HostConfig {
         HostConfig { memory_bytes: 1 << 30, processors: 1, cpu: "max,+svm,-xsave".to_owned(), has_kvm: true }
+    }
+
+    /// One with XSAVE and so with AVX, for itself and for its guests; AVX-512 QEMU does not emulate. QEMU must be of
+    /// [`super::QEMU_WITH_XSETBV`].
+    pub fn with_avx() -> HostConfig {
+        HostConfig { cpu: "max,+svm".to_owned(), ..HostConfig::with_kvm() }
     }
 
     /// One that only looks on: a client.

@@ -9,6 +9,9 @@ use crate::{bed, by_hand::with_causes, linux_guest::Guest};
 
 const STRATEGIES: [&str; 3] = ["stop-and-copy", "pre-copy", "post-copy"];
 
+/// What a balloon of 32 MiB saves at least: of the pages that the guest puts into it some were zero before.
+const BALLOON_SAVES: u64 = 8 << 20;
+
 /// Keeps what shows how it went in the folder that FERRY_RESULTS names, if it does.
 fn keep(name: &str, text: &str) {
     let Some(folder) = std::env::var_os("FERRY_RESULTS") else { return };
@@ -45,15 +48,38 @@ fn expect_little(report: &Report) {
 
 fn six_moves(bed: &Bed, vcpus: u8, context: &str) -> String {
     let mut guest = Guest::boot(bed, vcpus);
+    let mut reports = Vec::new();
     for strategy in STRATEGIES {
         for (from, to) in [(0, 1), (1, 0)] {
             let report = guest.moves(bed.host(from), bed.host(to), strategy);
             expect_little(&report);
+            reports.push(report);
         }
     }
     let words = guest.expect_no_complaint(context);
-    guest.stop(bed.host(0));
+    if vcpus == 1 {
+        moves_without_its_balloon(bed, &mut guest, &reports[1]);
+        guest.expect_no_complaint("with a balloon");
+        guest.stop(bed.host(1));
+    } else {
+        guest.stop(bed.host(0));
+    }
     words
+}
+
+/// What is in a guest's balloon is not sent, and the guest gets it back where it went. `before` is what the last move by
+/// stop-and-copy cost, by which every page goes once.
+fn moves_without_its_balloon(bed: &Bed, guest: &mut Guest<'_>, before: &Report) {
+    let inflated = guest.balloon(bed.host(0), "32MiB");
+    assert_eq!(inflated, "32 MiB in the balloon");
+    let report = guest.moves(bed.host(0), bed.host(1), "stop-and-copy");
+    expect_little(&report);
+    let (less, more) = (report.moved.bytes_sent, before.moved.bytes_sent);
+    println!("{less} bytes with a balloon of 32 MiB, {more} without");
+    assert!(less + BALLOON_SAVES < more, "{less} bytes with a balloon of 32 MiB, {more} without");
+    assert_eq!(guest.balloon(bed.host(1), ""), inflated);
+    assert_eq!(guest.balloon(bed.host(1), "0"), "the balloon is empty");
+    guest.expect_well(bed.host(1), "after it got its memory back");
 }
 
 #[test]

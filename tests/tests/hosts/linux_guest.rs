@@ -180,6 +180,11 @@ impl<'a> Guest<'a> {
         words
     }
 
+    /// Has so much be in its balloon; nothing: only looks. Returns what is said of it then.
+    pub fn balloon(&self, at: &Host, size: &str) -> String {
+        ok(at, &format!("ferry balloon linux {size}"))
+    }
+
     /// Ends it.
     pub fn stop(self, at: &Host) {
         ok(at, "ferry stop linux");
