@@ -24,6 +24,7 @@ pub mod options;
 pub mod pages;
 pub mod progress;
 pub mod protocol;
+mod ready;
 pub mod report;
 pub mod sim;
 pub mod source;

@@ -35,6 +35,8 @@ pub(crate) fn set_priority(to: Priority) {
 pub(crate) fn at_priority<T: Send>(priority: Priority, work: impl FnOnce() -> T + Send) -> T {
     let worker = move || {
         set_priority(priority);
+        // It was born with its maker's, and whoever waits for the processor has not been asked since.
+        thread::yield_now();
         work()
     };
     thread::scope(|scope| scope.spawn(worker).join().unwrap_or_else(|panic| resume_unwind(panic)))

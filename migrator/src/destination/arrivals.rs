@@ -8,7 +8,6 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use serde_bytes::ByteBuf;
 use thiserror::Error;
 
 use crate::{
@@ -16,7 +15,7 @@ use crate::{
         Claims, Digest, GuestPages, PAGE_SIZE, PageNumber, PageRun, PageSet, RunBytes, SinkError,
         check_digest, receive_hashed,
     },
-    protocol::{Frame, FrameKind, MAX_FRAME_PAGES},
+    protocol::{Along, Frame, FrameKind, Missing},
     transport::Wire,
     vm::{MissingPages, VmError},
 };
@@ -57,21 +56,31 @@ struct Links {
 }
 
 impl Arrivals {
-    /// `missing` is to arrive; `landed` is the digest of what is there already, if it is to be kept.
-    pub fn new(missing: PageSet, landed: Option<Digest>) -> Arrivals {
-        let remaining = missing.len();
+    /// None as yet, with room for those that `room` has.
+    pub fn none(room: PageSet) -> Arrivals {
         Arrivals {
-            claims: Claims::new(missing.clone()),
-            expected: missing,
-            remaining: AtomicU64::new(remaining),
-            digest: AtomicU64::new(landed.unwrap_or_default().0),
-            keep_digest: landed.is_some(),
-            state: Mutex::new((
-                if remaining == 0 { State::Complete } else { State::Loading },
-                Links::default(),
-            )),
+            claims: Claims::new(&room),
+            expected: room,
+            remaining: AtomicU64::new(0),
+            digest: AtomicU64::new(0),
+            keep_digest: false,
+            state: Mutex::new((State::Complete, Links::default())),
             changed: Condvar::new(),
         }
+    }
+
+    /// `missing` is to arrive; `landed` is the digest of what is there already, if it is to be kept. `None` if those
+    /// are not the guest's pages.
+    pub fn expect(&mut self, missing: &Missing, landed: Option<Digest>) -> Option<()> {
+        missing.put_into(&mut self.expected)?;
+        self.claims.begin_again(&self.expected);
+        let remaining = self.expected.len();
+        self.remaining = AtomicU64::new(remaining);
+        self.digest = AtomicU64::new(landed.unwrap_or_default().0);
+        self.keep_digest = landed.is_some();
+        let state = if remaining == 0 { State::Complete } else { State::Loading };
+        self.state = Mutex::new((state, Links::default()));
+        Some(())
     }
 
     /// Whether the page is one that the source will send.
@@ -209,21 +218,26 @@ impl Arrivals {
     /// Installs the pages that came along with the state.
     pub fn install_along(
         &self,
-        along: &[(PageNumber, ByteBuf)],
+        along: &Along,
+        bytes: &[u8],
         missing: &dyn MissingPages,
     ) -> Result<(), SinkError> {
-        for (page, bytes) in along {
-            if *page >= self.expected.page_count() || bytes.len() != PAGE_SIZE || self.is_expected(*page) {
-                return Err(SinkError::BadPageAlong { page: *page });
+        let mut found = Digest::default();
+        for (&page, bytes) in along.pages.iter().zip(bytes.chunks(PAGE_SIZE)) {
+            if page >= self.expected.page_count() || self.is_expected(page) {
+                return Err(SinkError::BadPageAlong { page });
             }
-            let run = PageRun::one(*page);
-            // A page of zeros adds nothing to a digest, wherever it came from.
-            if bytes.iter().any(|&byte| byte != 0) {
-                self.add_digest(run, bytes);
+            found.add_any(page, bytes);
+            if missing.install(page, bytes).map_err(SinkError::Install)? != 1 {
+                return Err(SinkError::AlreadyThere { first: page });
             }
-            if missing.install(*page, bytes).map_err(SinkError::Install)? != run.count {
-                return Err(SinkError::AlreadyThere { first: *page });
-            }
+        }
+        if found != along.digest {
+            let first = along.pages.first().copied().unwrap_or_default();
+            return Err(SinkError::Damaged { first, found: found.0, expected: along.digest.0 });
+        }
+        if self.keep_digest {
+            self.digest.fetch_add(found.0, Ordering::AcqRel);
         }
         Ok(())
     }
@@ -314,12 +328,18 @@ pub(super) struct Staging(Vec<AlignedPage>);
 struct AlignedPage([u8; PAGE_SIZE]);
 
 impl Staging {
-    /// Room for the largest frame.
-    pub fn new() -> Staging {
-        Staging(vec![AlignedPage([0; PAGE_SIZE]); MAX_FRAME_PAGES as usize])
+    /// Room for so many pages, in memory that is there.
+    pub fn of(pages: u64) -> Staging {
+        Staging(vec![AlignedPage([0xff; PAGE_SIZE]); pages as usize])
     }
 
-    fn pages(&mut self, count: u64) -> &mut [u8] {
+    /// How many pages it has room for.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Room for the first `count` of them.
+    pub fn pages(&mut self, count: u64) -> &mut [u8] {
         let pages = &mut self.0[..count as usize];
         // SAFETY: an array of pages is their bytes, without padding: `AlignedPage` is one page long
         // and aligned to as much.

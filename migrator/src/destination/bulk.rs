@@ -7,7 +7,6 @@ use std::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
-    thread::Builder,
 };
 
 use super::{
@@ -16,7 +15,8 @@ use super::{
 };
 use crate::{
     pages::{Digest, GuestPages, Landing, PageSink, SinkError},
-    protocol::FrameKind,
+    protocol::{FrameKind, MAX_FRAME_PAGES},
+    ready::spawn_ready,
     transport::{Interrupt, Wire},
     urgent::{Priority, set_priority},
     vm::MissingPages,
@@ -44,12 +44,14 @@ impl BulkReceiver {
         let error: Arc<Mutex<Option<SinkError>>> = Arc::default();
         let failed = Arc::clone(&error);
         let halt = halt.clone();
-        Builder::new().name("bulk-receiver".to_owned()).spawn(move || {
-            if let Err(error) = run(wire, &*pages, keep_digest, &stage_sender, &installer) {
+        let page_count = pages.page_count();
+        let receive = move |sink| {
+            if let Err(error) = run(wire, sink, &*pages, keep_digest, &stage_sender, &installer) {
                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 halt.raise();
             }
-        })?;
+        };
+        spawn_ready("bulk-receiver", move || PageSink::new(page_count), receive)?;
         Ok(BulkReceiver { stage, install, error })
     }
 
@@ -81,12 +83,12 @@ impl BulkReceiver {
 
 fn run(
     mut wire: Box<dyn Wire>,
+    mut sink: PageSink,
     pages: &dyn GuestPages,
     keep_digest: bool,
     stage: &Sender<Option<Digest>>,
     installer: &Receiver<Installer>,
 ) -> Result<(), SinkError> {
-    let mut sink = PageSink::new(pages.page_count());
     let mut landing = Landing::new(pages, keep_digest);
     sink.receive_stage(&mut *wire, &mut landing)?;
     // Whoever no longer listens has given up already.
@@ -115,7 +117,12 @@ pub(super) fn install(
         }
         match missing.landing_area() {
             Some(area) => arrivals.receive_in(area, &frame, wire, missing)?,
-            None => arrivals.receive(&frame, wire, staging.get_or_insert_with(Staging::new), missing)?,
+            None => arrivals.receive(
+                &frame,
+                wire,
+                staging.get_or_insert_with(|| Staging::of(MAX_FRAME_PAGES)),
+                missing,
+            )?,
         }
     }
 }

@@ -40,7 +40,8 @@ pub enum ReceiveError<V> {
     /// Pages did not arrive whole.
     #[error("receive pages")]
     Pages(#[source] SinkError),
-    /// The source names missing pages that the guest has not, or without having said so before.
+    /// The source names missing pages that the guest has not, or without having said so before, or too many along with
+    /// the state.
     #[error("the source's set of missing pages makes no sense")]
     MissingSet,
     /// The links that missing pages come on failed before the guest started.

@@ -11,7 +11,7 @@ use std::{
         Arc,
         mpsc::{Receiver, Sender, channel},
     },
-    thread::{Builder, JoinHandle},
+    thread::JoinHandle,
     time::Instant,
 };
 
@@ -23,7 +23,8 @@ use super::{
 };
 use crate::{
     pages::{Encoding, PageNumber, PageRun, PageSink, SinkError},
-    protocol::{FaultStatistics, Frame, FrameKind, FrameWriter, MAX_FRAME_RUNS, Segment},
+    protocol::{FaultStatistics, Frame, FrameKind, FrameWriter, MAX_FRAME_PAGES, MAX_FRAME_RUNS, Segment},
+    ready::spawn_ready,
     transport::Wire,
     urgent::{Priority, set_priority},
     vm::MissingPages,
@@ -47,11 +48,12 @@ impl FaultServer {
         let (begin, wait) = channel();
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let (stopped, serves) = (stop.clone(), missing.clone());
-        let thread = Builder::new().name("fault-server".to_owned()).spawn(move || {
+        let prepare = move || {
             set_priority(Priority::Urgent);
-            // All it needs is there before the guest stands still.
-            Server::new(wire, serves, page_count).run(&wait, &stopped)
-        })?;
+            Server::new(wire, serves, page_count)
+        };
+        let serve = move |server: Server| server.run(&wait, &stopped);
+        let thread = spawn_ready("fault-server", prepare, serve)?;
         Ok(FaultServer { missing, begin, stop, thread })
     }
 
@@ -91,7 +93,7 @@ impl Server {
             wire,
             missing,
             sink: PageSink::new(page_count),
-            staging: Staging::new(),
+            staging: Staging::of(MAX_FRAME_PAGES),
             writer: FrameWriter::default(),
             requested: HashMap::with_capacity(1024),
             latencies: Latencies::new(),

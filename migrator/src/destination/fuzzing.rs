@@ -3,7 +3,7 @@
 use super::{arrivals::Arrivals, bulk, inject, links};
 use crate::{
     pages::{Digest, PageSet, PageSink, SinkError},
-    protocol::Greeting,
+    protocol::{Greeting, Missing},
     transport::Wire,
     vm::{MissingPages, Network},
 };
@@ -23,7 +23,9 @@ pub(crate) fn receive_missing(
     keep_digest: bool,
 ) -> Received {
     let mut sink = PageSink::new(expected.page_count());
-    let arrivals = Arrivals::new(expected, keep_digest.then(Digest::default));
+    let mut arrivals = Arrivals::none(PageSet::all(expected.page_count()));
+    let expects = arrivals.expect(&Missing::from_set(&expected), keep_digest.then(Digest::default));
+    expects.expect("a set of the same guest");
     let result = bulk::install(&mut sink, wire, &arrivals, missing);
     arrivals.bulk_ended(result.is_err(), missing);
     Received { result, remaining: arrivals.remaining(), digest: arrivals.digest() }

@@ -29,15 +29,18 @@ use std::{
 pub use error::ReceiveError;
 
 use crate::{
-    pages::{Digest, SinkError},
-    protocol::{ControlLink, FaultStatistics, FromDestination, FromSource, LoadTimes, Offer, StateMessage},
+    pages::{Digest, PageSet, RunBytes, SinkError},
+    protocol::{
+        ControlLink, FaultStatistics, FromDestination, FromSource, LoadTimes, MAX_PAGES_ALONG, Missing,
+        Offer, StateMessage,
+    },
     report::in_words,
     timeline::micros,
     transport::{Acceptor, Interrupt},
     urgent::{Priority, at_priority, set_priority},
     vm::{DestinationHost, DestinationVm, VmDescription},
 };
-use arrivals::Arrivals;
+use arrivals::{Arrivals, Staging};
 use bulk::BulkReceiver;
 use faults::FaultServer;
 use inject::Injector;
@@ -131,7 +134,11 @@ struct Prepared<V> {
     vm: V,
     offer: Offer,
     bulk: BulkReceiver,
+    /// Nobody else has them before the state has come.
+    arrivals: Arc<Arrivals>,
     faults: Option<FaultServer>,
+    /// Where pages land that come along with the state.
+    along: Staging,
     injector: Option<Injector>,
     halt: Interrupt,
 }
@@ -160,7 +167,11 @@ impl<V: DestinationVm> Prepared<V> {
         };
         let bulk =
             BulkReceiver::spawn(links.bulk, vm.pages(), offer.digest, halt).map_err(ReceiveError::Thread)?;
-        Ok(Prepared { vm, offer, bulk, faults, injector, halt: halt.clone() })
+        let may_miss = faults.is_some();
+        let room = if may_miss { PageSet::all(offer.vm.page_count) } else { PageSet::none() };
+        let along = Staging::of(if may_miss { MAX_PAGES_ALONG as u64 } else { 0 });
+        let (arrivals, halt) = (Arc::new(Arrivals::none(room)), halt.clone());
+        Ok(Prepared { vm, offer, bulk, arrivals, faults, along, injector, halt })
     }
 
     fn receive(
@@ -202,6 +213,10 @@ impl<V: DestinationVm> Prepared<V> {
     /// Takes in the state and all that must be there, and says so.
     fn load(&mut self, control: &mut Control) -> Result<Arc<Arrivals>, ReceiveError<V>> {
         let message = await_state(control)?;
+        if message.along.pages.len() > self.along.len() {
+            return Err(ReceiveError::MissingSet);
+        }
+        control.receive_pages(RunBytes::of_buffer(self.along.pages(message.along.pages.len() as u64)))?;
         let begin = Instant::now();
         let landed = self.bulk.stage_end(&self.halt).map_err(ReceiveError::Pages)?;
         let pages_us = micros(begin.elapsed());
@@ -230,17 +245,19 @@ impl<V: DestinationVm> Prepared<V> {
         message: &StateMessage,
         landed: Option<Digest>,
     ) -> Result<Arc<Arrivals>, ReceiveError<V>> {
-        let missing = message.missing.to_set(self.offer.vm.page_count).ok_or(ReceiveError::MissingSet)?;
-        if !missing.is_empty() && self.faults.is_none() {
+        if message.missing != Missing::Nothing && self.faults.is_none() {
             return Err(ReceiveError::MissingSet);
         }
-        let arrivals = Arc::new(Arrivals::new(missing, landed));
+        let arrivals = Arc::get_mut(&mut self.arrivals).expect("handed out below, once");
+        arrivals.expect(&message.missing, landed).ok_or(ReceiveError::MissingSet)?;
         if let Some(faults) = &self.faults {
-            arrivals.install_along(&message.along, &**faults.missing()).map_err(ReceiveError::Pages)?;
-            faults.begin(&arrivals);
-            self.bulk.begin_installing(&arrivals, faults.missing());
+            let bytes = self.along.pages(message.along.pages.len() as u64);
+            let installed = arrivals.install_along(&message.along, bytes, &**faults.missing());
+            installed.map_err(ReceiveError::Pages)?;
+            faults.begin(&self.arrivals);
+            self.bulk.begin_installing(&self.arrivals, faults.missing());
         }
-        Ok(arrivals)
+        Ok(self.arrivals.clone())
     }
 
     /// Waits until nothing is missing, and tells the source.

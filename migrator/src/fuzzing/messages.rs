@@ -7,6 +7,7 @@ use super::{
     sides,
     wire::ScriptWire,
 };
+use crate::pages::PageSet;
 use crate::protocol::{ControlLink, FromDestination, FromSource, Missing, decode_message, encode_message};
 
 /// Length and checksum stand in front.
@@ -27,8 +28,12 @@ pub fn messages(bytes: &[u8]) {
 fn one(body: &[u8]) {
     if let Some(FromSource::State(state)) = survives::<FromSource>(body) {
         // As the destination does first of all.
-        let set = state.missing.to_set(PAGES);
-        let again = set.as_ref().map(|set| Missing::from_set(set).to_set(PAGES));
+        let set_of = |missing: &Missing| {
+            let mut set = PageSet::empty(PAGES);
+            missing.put_into(&mut set).map(|()| set)
+        };
+        let set = set_of(&state.missing);
+        let again = set.as_ref().map(|set| set_of(&Missing::from_set(set)));
         assert_eq!(again.as_ref(), set.is_some().then_some(&set), "a set can be said again");
     }
     survives::<FromDestination>(body);

@@ -20,7 +20,7 @@ use crate::{
     options::{Options, Verify},
     pages::{Digest, PAGE_SIZE, PageRun, PageSet},
     protocol::{
-        FaultStatistics, FrameKind, FrameWriter, FromDestination, FromSource, Greeting, LoadTimes,
+        Along, FaultStatistics, FrameKind, FrameWriter, FromDestination, FromSource, Greeting, LoadTimes,
         MigrationId, Missing, Offer, Role, StateMessage, encode_message,
     },
     report::Outcome,
@@ -146,12 +146,12 @@ fn source_says(script: &mut Script<'_>, step: u8) -> Option<Vec<u8>> {
     let message = match step {
         0 => offer(script),
         1 | 2 => FromSource::Probe,
-        3 => FromSource::State(StateMessage {
-            state: state(script),
-            missing: missing(script),
-            along: along(script),
-            digest: digest(script),
-        }),
+        3 => {
+            let (state, missing) = (state(script), missing(script));
+            let ((along, bytes), digest) = (along(script), digest(script));
+            let message = FromSource::State(StateMessage { state, missing, along, digest });
+            return Some([encode_message(&message).expect("a short message"), bytes].concat());
+        }
         4 => FromSource::Start,
         5 => FromSource::Abort { reason: String::from_utf8_lossy(script.bytes()).into_owned() },
         _ => return None,
@@ -198,12 +198,20 @@ fn missing(script: &mut Script<'_>) -> Missing {
     }
 }
 
-fn along(script: &mut Script<'_>) -> Vec<(u64, serde_bytes::ByteBuf)> {
-    let page = |script: &mut Script<'_>| {
+/// Pages along, and what follows the message for them.
+fn along(script: &mut Script<'_>) -> (Along, Vec<u8>) {
+    let (mut along, mut bytes) = (Along::default(), Vec::new());
+    for _ in 0..script.byte() % 4 {
+        let page = script.number();
         let length = if script.byte() < 240 { PAGE_SIZE } else { usize::from(script.byte()) };
-        (script.number(), vec![script.byte(); length].into())
-    };
-    (0..script.byte() % 4).map(|_| page(script)).collect()
+        let filled = vec![script.byte(); length];
+        if length == PAGE_SIZE && page < PAGES {
+            along.digest.add_any(page, &filled);
+        }
+        along.pages.push(page);
+        bytes.extend(filled);
+    }
+    (along, bytes)
 }
 
 fn digest(script: &mut Script<'_>) -> Option<Digest> {

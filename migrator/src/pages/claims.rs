@@ -19,9 +19,17 @@ pub struct Claims {
 
 impl Claims {
     /// Every page of `set`, unclaimed.
-    pub fn new(mut set: PageSet) -> Claims {
-        let page_count = set.page_count();
-        Claims { words: set.words_mut().iter().map(|&word| AtomicU64::new(word)).collect(), page_count }
+    pub fn new(set: &PageSet) -> Claims {
+        let words = set.words().iter().map(|&word| AtomicU64::new(word)).collect();
+        Claims { words, page_count: set.page_count() }
+    }
+
+    /// As made anew from `set`, of the same guest, in the memory that is there.
+    pub fn begin_again(&mut self, set: &PageSet) {
+        assert_eq!(self.page_count, set.page_count(), "sets of two guests");
+        for (mine, &word) in self.words.iter_mut().zip(set.words()) {
+            *mine.get_mut() = word;
+        }
     }
 
     /// Claims the first run at `from` or later, no further than the end of its word of 64. `None` if
@@ -112,7 +120,7 @@ mod tests {
         let mut set = PageSet::all(100_000);
         set.remove_run(PageRun::new(777, 1500));
         let expected = set.clone();
-        let claims = Claims::new(set);
+        let claims = Claims::new(&set);
         let claim_all = |mut from| {
             let mut mine = PageSet::empty(100_000);
             for _ in 0..2 {
@@ -140,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_part_is_claimed_within_a_run_and_a_word() {
-        let claims = Claims::new(PageSet::all(256));
+        let claims = Claims::new(&PageSet::all(256));
         assert_eq!(claims.claim_within(PageRun::new(10, 4)), Some(PageRun::new(10, 4)));
         assert_eq!(claims.claim_within(PageRun::new(10, 4)), None);
         assert_eq!(claims.claim_within(PageRun::new(12, 4)), Some(PageRun::new(14, 2)));

@@ -17,11 +17,15 @@ impl PageSet {
         PageSet { words: vec![0; page_count.div_ceil(WORD_BITS) as usize], page_count }
     }
 
+    /// No page, of whichever guest: costs no memory.
+    pub fn none() -> PageSet {
+        PageSet::empty(0)
+    }
+
     /// Every page of a guest that has `page_count`.
     pub fn all(page_count: u64) -> PageSet {
         let mut set = PageSet::empty(page_count);
-        set.words.fill(u64::MAX);
-        set.clear_tail();
+        set.fill();
         set
     }
 
@@ -69,6 +73,12 @@ impl PageSet {
         self.words.fill(0);
     }
 
+    /// Puts every page in.
+    pub fn fill(&mut self) {
+        self.words.fill(u64::MAX);
+        self.clear_tail();
+    }
+
     /// The pages that are not in it.
     pub fn complement(mut self) -> PageSet {
         self.words.iter_mut().for_each(|word| *word = !*word);
@@ -105,6 +115,11 @@ impl PageSet {
     /// Whoever sets bits keeps to the guest's pages; [`PageSet::clear_tail`] mends the rest.
     pub fn words_mut(&mut self) -> &mut [u64] {
         &mut self.words
+    }
+
+    /// The set as words, as [`PageSet::words_mut`] shows them.
+    pub(super) fn words(&self) -> &[u64] {
+        &self.words
     }
 
     /// Clears the bits past the last page.

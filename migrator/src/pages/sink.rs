@@ -46,9 +46,7 @@ pub enum SinkError {
     #[error("install missing pages")]
     Install(#[source] VmError),
     /// The state came with a page that makes no sense.
-    #[error(
-        "page {page}, which came along with the state, is not whole, not the guest's, or missing all the same"
-    )]
+    #[error("page {page}, which came along with the state, is not the guest's, or missing all the same")]
     BadPageAlong {
         /// Its number.
         page: PageNumber,

@@ -5,14 +5,14 @@ use std::{io, marker::PhantomData};
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-use crate::transport::Wire;
+use crate::{pages::RunBytes, transport::Wire};
 
 /// The longest message: a state of many vCPUs, or the missing pages of a large guest as runs.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 const PREFIX_BYTES: usize = 8;
-/// Room that a link keeps: for a state and the pages that come along with it.
-const USUAL_MESSAGE_BYTES: usize = 512 << 10;
+/// Room that a link keeps: for the state of a few vCPUs.
+const USUAL_MESSAGE_BYTES: usize = 256 << 10;
 
 /// Why a message did not come or go.
 #[derive(Debug, Error)]
@@ -107,8 +107,26 @@ impl<S: Serialize, R: DeserializeOwned> ControlLink<S, R> {
     /// # Errors
     /// [`MessageError`]; then it is not known how much of the message the peer has.
     pub fn send(&mut self, message: &S) -> Result<(), MessageError> {
+        self.send_with(message, &[])
+    }
+
+    /// Sends one message and the pages that it says follow it.
+    ///
+    /// # Errors
+    /// As [`ControlLink::send`].
+    pub fn send_with(&mut self, message: &S, pages: &[RunBytes<'_>]) -> Result<(), MessageError> {
         self.buffer = encode_in(message, std::mem::take(&mut self.buffer))?;
-        self.wire.send(&self.buffer).map_err(|source| MessageError::Link { operation: "send", source })
+        let sent = self.wire.send_parts(&self.buffer, pages, &[]);
+        sent.map_err(|source| MessageError::Link { operation: "send", source })
+    }
+
+    /// Receives pages that the last message said follow it.
+    ///
+    /// # Errors
+    /// [`MessageError::Link`].
+    pub fn receive_pages(&mut self, pages: RunBytes<'_>) -> Result<(), MessageError> {
+        let received = self.wire.receive_runs(&[pages]);
+        received.map_err(|source| MessageError::Link { operation: "receive", source })
     }
 
     /// Receives one message.
@@ -143,7 +161,7 @@ mod tests {
     use super::*;
     use crate::{
         pages::Digest,
-        protocol::{FromSource, Missing, StateMessage},
+        protocol::{Along, FromSource, Missing, StateMessage},
     };
     use proptest::prelude::*;
 
@@ -151,7 +169,7 @@ mod tests {
         FromSource::State(StateMessage {
             state: vec![1, 2, 3, 4],
             missing: Missing::Runs(vec![(1, 2), (9, 3)]),
-            along: vec![(7, vec![1; 8].into())],
+            along: Along { pages: vec![7], digest: Digest(9) },
             digest: Some(Digest(5)),
         })
     }

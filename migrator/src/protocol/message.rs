@@ -4,7 +4,6 @@
 //! decoded while the guest stands still, and one byte at a time that took a third of a millisecond.
 
 use serde::{Deserialize, Serialize};
-use serde_bytes::ByteBuf;
 use utoipa::ToSchema;
 
 use crate::{
@@ -113,23 +112,24 @@ impl Missing {
         }
     }
 
-    /// The set, for a guest of `page_count` pages; `None` if it names pages the guest has not, or not in order.
-    pub fn to_set(&self, page_count: u64) -> Option<PageSet> {
+    /// Makes `set`, one of the guest's, the set that this names; `None` if it names pages the guest has not, or not in
+    /// order.
+    pub fn put_into(&self, set: &mut PageSet) -> Option<()> {
         match self {
-            Missing::Nothing => Some(PageSet::empty(page_count)),
-            Missing::Everything => Some(PageSet::all(page_count)),
+            Missing::Nothing => set.clear(),
+            Missing::Everything => set.fill(),
             Missing::Runs(runs) => {
-                let mut set = PageSet::empty(page_count);
+                set.clear();
                 let mut from = 0;
                 for &(first, count) in runs {
                     let run = PageRun::new(first, count);
-                    let end = run.checked_end().filter(|&end| first >= from && end <= page_count)?;
+                    let end = run.checked_end().filter(|&end| first >= from && end <= set.page_count())?;
                     set.insert_run(run);
                     from = end;
                 }
-                Some(set)
             }
         }
+        Some(())
     }
 }
 
@@ -141,11 +141,21 @@ pub struct StateMessage {
     pub state: Vec<u8>,
     /// What is still at the source.
     pub missing: Missing,
-    /// Pages that are touched by loading the state, or by the guest's first instructions, each with its
-    /// bytes; only where pages are missing, and none of those.
-    pub along: Vec<(PageNumber, ByteBuf)>,
+    /// Pages that are touched by loading the state, or by the guest's first instructions; only where pages are missing,
+    /// and none of those.
+    pub along: Along,
     /// The digest of all memory at the pause, to be compared before the guest runs on.
     pub digest: Option<Digest>,
+}
+
+/// Pages whose bytes follow the message on its link, one after the other: they go from guest memory to the socket, and
+/// from there into a buffer that is there already.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Along {
+    /// Which, at most [`MAX_PAGES_ALONG`].
+    pub pages: Vec<PageNumber>,
+    /// The digest of their bytes.
+    pub digest: Digest,
 }
 
 /// How long the destination took between the state's arrival and readiness, in microseconds.
@@ -187,7 +197,10 @@ mod tests {
         some.insert_run(PageRun::new(3, 5));
         some.insert_run(PageRun::new(70, 30));
         for set in [some, PageSet::empty(100), PageSet::all(100)] {
-            assert_eq!(Missing::from_set(&set).to_set(100), Some(set));
+            for mut found in [PageSet::empty(100), PageSet::all(100)] {
+                assert_eq!(Missing::from_set(&set).put_into(&mut found), Some(()));
+                assert_eq!(found, set);
+            }
         }
     }
 
@@ -195,7 +208,7 @@ mod tests {
     #[test]
     fn runs_outside_the_guest_or_out_of_order_are_no_set() {
         for runs in [[(0, 5), (97, 4)], [(5, 5), (9, 1)], [(5, 5), (0, 1)], [(0, 1), (u64::MAX, 2)]] {
-            assert_eq!(Missing::Runs(runs.to_vec()).to_set(100), None, "{runs:?}");
+            assert_eq!(Missing::Runs(runs.to_vec()).put_into(&mut PageSet::empty(100)), None, "{runs:?}");
         }
     }
 }

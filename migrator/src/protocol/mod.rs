@@ -15,7 +15,7 @@
 //!    │ mark ═══════════════► ◄═══════════ mark  │   each over when the mark comes back
 //!  pause                                        │
 //!    │ page frames, end of stage ════════════►  │   what must be there before it starts (bulk)
-//!    │ State ────────────────────────────────►  │   and which pages are still missing
+//!    │ State, pages along ───────────────────►  │   and which pages are still missing
 //!    │ ◄──────────────────────────────  Loaded  │   loaded, not started
 //!  relinquish                                   │   the handover: from here the source never resumes
 //!    │ Start ────────────────────────────────►  │
@@ -45,6 +45,7 @@ pub use frame::{
 };
 pub use greeting::{GREETING_BYTES, Greeting, GreetingError, MigrationId, Role, VERSION};
 pub use message::{
-    FaultStatistics, FromDestination, FromSource, LoadTimes, MAX_PAGES_ALONG, Missing, Offer, StateMessage,
+    Along, FaultStatistics, FromDestination, FromSource, LoadTimes, MAX_PAGES_ALONG, Missing, Offer,
+    StateMessage,
 };
 pub use network::{MAX_NETWORK_FRAME_BYTES, NETWORK_HEADER_BYTES, NetworkFrameTooLong, NetworkHeader};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     MigrateError,
     open::Links,
-    push::{Shared, answer_requests as answer},
+    push::{Answers, Shared},
 };
 use crate::{
     pages::{GuestPages, PageSet, Sent},
@@ -19,7 +19,7 @@ pub(crate) fn answer_requests(
     pages: &Arc<dyn GuestPages>,
     missing: PageSet,
 ) -> Sent {
-    answer(Box::new(wire), &**pages, &Shared::new(missing))
+    Answers::new(Box::new(wire), pages.clone()).give(&Shared::new(&missing))
 }
 
 /// Opens a link.

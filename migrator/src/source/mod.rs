@@ -166,8 +166,11 @@ impl Migration<'_> {
     /// What follows the handover: push and serve what is missing, until the destination has all.
     fn complete(&mut self, handover: Handover) -> Result<Completion, MigrateError> {
         let server = self.server.take();
-        if let Some(missing) = handover.missing {
-            self.push(missing)?;
+        let any_missing = handover.missing.is_some();
+        match handover.missing {
+            Some(missing) => self.push(missing)?,
+            // The guest has all it needs, and may share a processor with this thread.
+            None => set_priority(Priority::Normal),
         }
         let (digest, faults) = self.receive_complete()?;
         if let Some(server) = server {
@@ -177,7 +180,7 @@ impl Migration<'_> {
         let verified = match self.options.verify {
             Verify::No => None,
             // It was compared before the start, or nothing would run there.
-            Verify::BeforeStart if !handover.any_missing => Some(true),
+            Verify::BeforeStart if !any_missing => Some(true),
             _ => {
                 // SAFETY: the guest was paused at the switchover and given up: it never runs here again.
                 let own = || unsafe { digest_of(&*self.pages) };

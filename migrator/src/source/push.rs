@@ -13,9 +13,9 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Sender, channel},
     },
-    thread::{Builder, JoinHandle},
+    thread::JoinHandle,
     time::Instant,
 };
 
@@ -24,6 +24,7 @@ use crate::{
     pages::{Claims, GuestPages, PageRun, PageSet, PageSink, PageStream, Sent},
     progress::Phase,
     protocol::{Frame, FrameKind, MAX_FRAME_PAGES},
+    ready::spawn_ready,
     timeline::Round,
     transport::Wire,
     urgent::{Priority, set_priority},
@@ -45,7 +46,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn new(missing: PageSet) -> Shared {
+    pub fn new(missing: &PageSet) -> Shared {
         Shared { claims: Claims::new(missing), hint: AtomicU64::new(NO_HINT) }
     }
 
@@ -82,10 +83,16 @@ pub(crate) struct PageServer {
 impl PageServer {
     /// Makes it ready. No request is answered before the guest stands still.
     pub fn spawn(wire: Box<dyn Wire>, pages: Arc<dyn GuestPages>) -> io::Result<PageServer> {
-        let (begin, wait) = channel();
-        let thread =
-            Builder::new().name("page-server".to_owned()).spawn(move || serve(wire, &*pages, &wait))?;
-        Ok(PageServer { begin, thread })
+        let (begin, wait) = channel::<Arc<Shared>>();
+        let prepare = move || {
+            set_priority(Priority::Urgent);
+            Answers::new(wire, pages)
+        };
+        let serve = move |answers: Answers| match wait.recv() {
+            Ok(shared) => answers.give(&shared),
+            Err(_) => Sent::default(),
+        };
+        Ok(PageServer { begin, thread: spawn_ready("page-server", prepare, serve)? })
     }
 
     /// Waits for its end, which comes when the destination closes the urgent link.
@@ -95,68 +102,72 @@ impl PageServer {
     }
 }
 
-fn serve(wire: Box<dyn Wire>, pages: &dyn GuestPages, begin: &Receiver<Arc<Shared>>) -> Sent {
-    set_priority(Priority::Urgent);
-    begin.recv().map_or_else(|_| Sent::default(), |shared| answer_requests(wire, pages, &shared))
+/// What page requests are answered with.
+pub(super) struct Answers {
+    stream: PageStream,
+    sink: PageSink,
+    pages: Arc<dyn GuestPages>,
 }
 
-/// Answers until the link ends.
-pub(super) fn answer_requests(mut wire: Box<dyn Wire>, pages: &dyn GuestPages, shared: &Shared) -> Sent {
-    // A cancel comes too late now.
-    wire.ignore_interrupt();
-    wire.set_patience(None);
-    let mut stream = PageStream::new(wire, None);
-    let mut sink = PageSink::new(pages.page_count());
-    loop {
-        let answered = sink
-            .receive_frame(stream.wire())
-            .map_err(drop)
-            .and_then(|request| answer(&request, shared, &mut stream, pages).map_err(drop));
-        // The destination closed the link because it has all, or is gone: the control link tells.
-        if answered.is_err() {
-            return stream.sent();
-        }
+impl Answers {
+    pub fn new(wire: Box<dyn Wire>, pages: Arc<dyn GuestPages>) -> Answers {
+        Answers { stream: PageStream::new(wire, None), sink: PageSink::new(pages.page_count()), pages }
     }
-}
 
-fn answer(
-    request: &Frame,
-    shared: &Shared,
-    stream: &mut PageStream,
-    pages: &dyn GuestPages,
-) -> io::Result<()> {
-    if request.kind != FrameKind::Request {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let requested = || request.segments.iter().flat_map(|(_, run)| run.pages());
-    let mut send = |run| stream.send(pages, [run], None, FrameKind::FrozenPages, |_| ());
-    for page in requested() {
-        // A page that the push has claimed is on its way, but behind others.
-        shared.claims.claim_within(PageRun::one(page));
-        send(PageRun::one(page))?;
-        shared.hint.store(page, Ordering::Relaxed);
-    }
-    // In frames of their own: the vCPU runs on while they are on their way.
-    for page in requested() {
-        if let Some(run) = shared.claims.claim_within(PageRun::new(page + 1, PREFETCH_PAGES)) {
-            send(run)?;
+    /// Answers until the link ends.
+    pub fn give(mut self, shared: &Shared) -> Sent {
+        // A cancel comes too late now.
+        self.stream.wire().ignore_interrupt();
+        self.stream.wire().set_patience(None);
+        loop {
+            let request = self.sink.receive_frame(self.stream.wire()).map_err(drop);
+            let answered = request.and_then(|request| self.answer(&request, shared).map_err(drop));
+            // The destination closed the link because it has all, or is gone: the control link tells.
+            if answered.is_err() {
+                return self.stream.sent();
+            }
         }
     }
-    Ok(())
+
+    fn answer(&mut self, request: &Frame, shared: &Shared) -> io::Result<()> {
+        if request.kind != FrameKind::Request {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let requested = || request.segments.iter().flat_map(|(_, run)| run.pages());
+        let mut send = |run| self.stream.send(&*self.pages, [run], None, FrameKind::FrozenPages, |_| ());
+        for page in requested() {
+            // A page that the push has claimed is on its way, but behind others.
+            shared.claims.claim_within(PageRun::one(page));
+            send(PageRun::one(page))?;
+            shared.hint.store(page, Ordering::Relaxed);
+        }
+        // In frames of their own: the vCPU runs on while they are on their way.
+        for page in requested() {
+            if let Some(run) = shared.claims.claim_within(PageRun::new(page + 1, PREFETCH_PAGES)) {
+                send(run)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Pages that only the source has.
 pub struct MissingAtSource(Arc<Shared>);
 
 impl MissingAtSource {
+    /// Room for pages of the same guest as those of `missing`.
+    pub(crate) fn with_room_for(missing: &PageSet) -> MissingAtSource {
+        MissingAtSource(Arc::new(Shared::new(missing)))
+    }
+
     /// Lets the server answer requests for `missing`. The guest stands still.
-    pub(crate) fn begin_serving(missing: PageSet, server: Option<&PageServer>) -> MissingAtSource {
-        let shared = Arc::new(Shared::new(missing));
+    pub(crate) fn begin_serving(&mut self, missing: &PageSet, server: Option<&PageServer>) {
+        let shared = Arc::get_mut(&mut self.0).expect("nobody else has it before the server gets it");
+        shared.claims.begin_again(missing);
         if let Some(server) = server {
             // If it is gone its link is, and the destination's first request says so.
-            server.begin.send(shared.clone()).ok();
+            server.begin.send(self.0.clone()).ok();
         }
-        MissingAtSource(shared)
     }
 }
 

@@ -7,13 +7,11 @@
 
 use std::time::{Duration, Instant};
 
-use serde_bytes::ByteBuf;
-
 use crate::{
     options::Verify,
-    pages::{GuestPages, PageNumber, PageRun, PageSet, digest_of},
+    pages::{GuestPages, PageNumber, PageRun, PageSet, RunBytes, digest_of},
     progress::Phase,
-    protocol::{FrameKind, FromDestination, FromSource, MAX_PAGES_ALONG, Missing, StateMessage},
+    protocol::{Along, FrameKind, FromDestination, FromSource, MAX_PAGES_ALONG, Missing, StateMessage},
     source::{Carrying, Duty, MigrateError, Migration, MissingAtSource, send},
     timeline::Switchover,
     urgent::{Priority, set_priority},
@@ -32,43 +30,59 @@ pub enum Portion {
 }
 
 impl Portion {
-    /// The pages, now that the guest stands still.
-    fn settle(self, vm: &mut PausedVm<'_>, page_count: u64) -> Result<PageSet, MigrateError> {
+    /// As a set, as far as it is known while the guest runs.
+    fn begin(self, page_count: u64) -> Settling {
         match self {
-            Portion::Nothing => Ok(PageSet::empty(page_count)),
-            Portion::Everything => Ok(PageSet::all(page_count)),
-            Portion::Dirty(mut pages) => {
-                vm.take_dirty(&mut pages)?;
-                Ok(pages)
-            }
+            Portion::Nothing => Settling { pages: PageSet::none(), takes_dirty: false },
+            Portion::Everything => Settling { pages: PageSet::all(page_count), takes_dirty: false },
+            Portion::Dirty(pages) => Settling { pages, takes_dirty: true },
         }
+    }
+}
+
+/// A portion whose memory is there before the guest stands still.
+struct Settling {
+    pages: PageSet,
+    takes_dirty: bool,
+}
+
+impl Settling {
+    /// The pages, now that the guest stands still.
+    fn settle(mut self, vm: &mut PausedVm<'_>) -> Result<PageSet, MigrateError> {
+        if self.takes_dirty {
+            vm.take_dirty(&mut self.pages)?;
+        }
+        Ok(self.pages)
     }
 }
 
 /// The guest runs at the destination.
 pub struct Handover {
     pub(crate) missing: Option<MissingAtSource>,
-    pub(crate) any_missing: bool,
 }
 
 /// The stage that ends with the switchover.
 const NOW_STAGE: u32 = 0;
 
 /// Takes pages out of `missing` to send them along with the state: each would be waited for at once.
-fn take_along(
-    pages: &dyn GuestPages,
+fn take_along<'a>(
+    pages: &'a dyn GuestPages,
     first: &[PageNumber],
     missing: &mut PageSet,
-) -> Vec<(PageNumber, ByteBuf)> {
-    let mut along = Vec::new();
+) -> (Along, Vec<RunBytes<'a>>) {
+    let mut along = Along::default();
+    let mut places = Vec::with_capacity(first.len());
     for &page in first {
-        if along.len() < MAX_PAGES_ALONG && missing.contains(page) {
+        if along.pages.len() < MAX_PAGES_ALONG && missing.contains(page) {
             missing.remove_run(PageRun::one(page));
+            let place = pages.bytes(PageRun::one(page));
             // SAFETY: the guest is paused.
-            along.push((page, unsafe { pages.bytes(PageRun::one(page)).frozen() }.to_vec().into()));
+            along.digest.add_any(page, unsafe { place.frozen() });
+            along.pages.push(page);
+            places.push(place);
         }
     }
-    along
+    (along, places)
 }
 
 impl Migration<'_> {
@@ -78,6 +92,8 @@ impl Migration<'_> {
         set_priority(Priority::Urgent);
         self.vm.before_pause()?;
         let asks_absent = matches!(now, Portion::Everything);
+        let (now, missing) = (now.begin(self.page_count), missing.begin(self.page_count));
+        let mut at_source = MissingAtSource::with_room_for(&missing.pages);
         let begin = Instant::now();
         let mut paused_vm = PausedVm::pause(&mut *self.vm)?;
         let paused = Instant::now();
@@ -86,8 +102,8 @@ impl Migration<'_> {
         let state = paused_vm.save_state()?;
         let saved = Instant::now();
 
-        let now = now.settle(&mut paused_vm, self.page_count)?;
-        let mut missing = missing.settle(&mut paused_vm, self.page_count)?;
+        let now = now.settle(&mut paused_vm)?;
+        let mut missing = missing.settle(&mut paused_vm)?;
         let absent = asks_absent.then(|| self.pages.absent());
         let progress = |pages| self.progress.sent(pages);
         self.bulk
@@ -102,16 +118,11 @@ impl Migration<'_> {
         let digest = compare_first.then(|| unsafe { digest_of(&*self.pages) });
         let digested = Instant::now();
 
-        let along = take_along(&*self.pages, &paused_vm.first_pages(), &mut missing);
-        let missing_message = Missing::from_set(&missing);
-        self.control.send(&FromSource::State(StateMessage {
-            state,
-            missing: missing_message,
-            along,
-            digest,
-        }))?;
+        let (along, along_bytes) = take_along(&*self.pages, &paused_vm.first_pages(), &mut missing);
+        let message = StateMessage { state, missing: Missing::from_set(&missing), along, digest };
+        self.control.send_with(&FromSource::State(message), &along_bytes)?;
         // While the state is on its way: nothing is requested before it is there.
-        let missing = any_missing.then(|| MissingAtSource::begin_serving(missing, self.server.as_ref()));
+        at_source.begin_serving(&missing, self.server.as_ref());
         let load = match self.control.receive()? {
             FromDestination::Loaded(times) => times,
             other => return Err(MigrateError::unexpected(other)),
@@ -148,6 +159,6 @@ impl Migration<'_> {
             start,
             round_trip: self.fixed.round_trip,
         });
-        Ok(Handover { missing, any_missing })
+        Ok(Handover { missing: any_missing.then_some(at_source) })
     }
 }

@@ -10,6 +10,7 @@ use std::{
     thread,
 };
 
+use migrator::pages::PAGE_SIZE;
 use migrator::protocol::{FromDestination, FromSource, GREETING_BYTES, Greeting, Role, decode_message};
 use serde::de::DeserializeOwned;
 
@@ -69,6 +70,11 @@ impl Relay {
                 return self.cut_all();
             }
             destination.write_all(&bytes)?;
+            if let FromSource::State(state) = message {
+                let mut along = vec![0; state.along.pages.len() * PAGE_SIZE];
+                source.read_exact(&mut along)?;
+                destination.write_all(&along)?;
+            }
         }
     }
 

@@ -32,6 +32,7 @@ enum Next {
 impl VcpuThread {
     /// The thread's life: wait for an order, obey, and again.
     pub(super) fn run(self) {
+        self.rehearse();
         let mut answered = 0;
         loop {
             match self.parking.wait_for_order(&mut answered) {
@@ -44,6 +45,18 @@ impl VcpuThread {
                 Order::Leave => return,
             }
         }
+    }
+
+    /// Calls KVM_RUN without entering the guest: what KVM makes the first time it is called for a machine or a thread,
+    /// a thread of its own among it, is there when the guest is to run.
+    fn rehearse(&self) {
+        let mut vcpu = self.vcpu.lock().expect("a vCPU's thread does not panic");
+        let Vcpu { fd, immediate_exit, .. } = &mut *vcpu;
+        immediate_exit.set(true);
+        // Interrupted is what it is told to be; any other error comes again when the guest is to run.
+        let _ = fd.run();
+        // An order that was given meanwhile stands, and is looked for next.
+        immediate_exit.set(false);
     }
 
     /// Runs the guest until an order says otherwise or an exit ends it. On return no exit is outstanding, but after a
