@@ -1,20 +1,60 @@
-//! Threads that a vCPU waits for should not wait for others.
+//! Threads that a vCPU waits for should not wait for others, nor it for them.
 
-use std::{panic::resume_unwind, thread};
+use std::{
+    mem::{size_of, zeroed},
+    panic::resume_unwind,
+    thread,
+    time::Duration,
+};
 
 /// How soon a thread gets the processor, against all others on the host.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Priority {
     /// A vCPU waits for every step of it.
-    Urgent = -10,
-    /// Nobody waits for it, and the guest may have just started beside it.
-    Background = 19,
-    /// It takes a while, before anything moves: guests, the one that is to move among them, come first.
-    Preparation = 5,
+    Urgent,
+    /// A guest's network waits for it: it does little at a time, and at once.
+    Frames,
     /// As any other thread.
-    Normal = 0,
-    /// The guest is slow until it is done, and vCPUs that spin must not keep it from getting done.
-    Push = -4,
+    Normal,
+    /// It sends and receives much while guests run, and lets whoever wakes go first.
+    Rounds,
+    /// As that, and the guest is slow until it is done: vCPUs that spin must not keep it from getting done.
+    Push,
+    /// It takes a while, before anything moves: guests, the one that is to move among them, come first.
+    Preparation,
+    /// Nobody waits for it, and the guest may have just started beside it.
+    Background,
+}
+
+/// The shortest slice there is.
+const SHORTEST: Duration = Duration::from_micros(100);
+/// Longer than any that was not asked for.
+const LONG: Duration = Duration::from_millis(20);
+/// The longest there is.
+const LONGEST: Duration = Duration::from_millis(100);
+
+impl Priority {
+    /// Its share, as a nice value.
+    fn nice(self) -> i32 {
+        match self {
+            Priority::Urgent => -10,
+            Priority::Frames | Priority::Normal | Priority::Rounds => 0,
+            Priority::Push => -4,
+            Priority::Preparation => 5,
+            Priority::Background => 19,
+        }
+    }
+
+    /// How long it may keep a processor from those that wake up with a shorter slice (sched_setattr(2): `sched_runtime`,
+    /// since Linux 6.12 heeded for SCHED_OTHER too); zero is the host's own.
+    fn slice(self) -> Duration {
+        match self {
+            Priority::Urgent | Priority::Frames => SHORTEST,
+            Priority::Normal => Duration::ZERO,
+            Priority::Rounds | Priority::Push => LONG,
+            Priority::Preparation | Priority::Background => LONGEST,
+        }
+    }
 }
 
 /// Sets the calling thread's priority. Where more is not permitted the thread goes on as it is: faults
@@ -25,9 +65,27 @@ pub(crate) fn set_priority(to: Priority) {
         return;
     }
     // SAFETY: plain system calls about the calling thread, with no memory involved.
-    let raised = unsafe { libc::setpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t, to as i32) };
+    let raised = unsafe { libc::setpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t, to.nice()) };
     if raised != 0 {
         tracing::debug!("no permission to change a thread's priority");
+    }
+    set_slice(to.slice());
+}
+
+/// Sets the calling thread's slice, which needs no permission.
+fn set_slice(slice: Duration) {
+    // SAFETY: all of its fields are numbers.
+    let mut attributes: libc::sched_attr = unsafe { zeroed() };
+    attributes.size = size_of::<libc::sched_attr>() as u32;
+    attributes.sched_flags = libc::SCHED_FLAG_KEEP_POLICY as u64;
+    attributes.sched_runtime = slice.as_nanos() as u64;
+    // SAFETY: calls about the calling thread; the last reads `attributes`, whose size it is told.
+    let set = unsafe {
+        attributes.sched_nice = libc::getpriority(libc::PRIO_PROCESS, 0);
+        libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0)
+    };
+    if set != 0 {
+        tracing::debug!(error = %std::io::Error::last_os_error(), "a thread's slice stays as it is");
     }
 }
 

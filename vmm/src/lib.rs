@@ -39,6 +39,7 @@ mod host;
 mod kvm;
 mod memory;
 mod missing;
+mod slice;
 mod state;
 mod vcpu;
 mod vm;

@@ -46,6 +46,7 @@ impl BulkReceiver {
         let halt = halt.clone();
         let page_count = pages.page_count();
         let receive = move |sink| {
+            set_priority(Priority::Rounds);
             if let Err(error) = run(wire, sink, &*pages, keep_digest, &stage_sender, &installer) {
                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 halt.raise();

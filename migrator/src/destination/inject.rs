@@ -7,6 +7,7 @@ use crate::{
     protocol::{MAX_NETWORK_FRAME_BYTES, NETWORK_HEADER_BYTES, NetworkHeader},
     report::in_words,
     transport::Wire,
+    urgent::{Priority, set_priority},
     vm::{Announcer, Network},
 };
 
@@ -20,6 +21,7 @@ impl Injector {
     pub fn spawn(wire: Box<dyn Wire>, network: Arc<dyn Network>) -> io::Result<Injector> {
         let injects = network.clone();
         Builder::new().name("injector".to_owned()).spawn(move || {
+            set_priority(Priority::Frames);
             if let Err(error) = inject(wire, &*injects) {
                 tracing::warn!(error = in_words(&*error), "frames are carried over no more");
             }

@@ -28,6 +28,7 @@ use crate::{
     protocol::{MAX_NETWORK_FRAME_BYTES, NETWORK_HEADER_BYTES, NetworkHeader},
     report::in_words,
     transport::Wire,
+    urgent::{Priority, set_priority},
     vm::{Network, VmError},
 };
 
@@ -75,6 +76,7 @@ impl Carrier {
         let stage = Arc::new(AtomicU8::new(Stage::Paused as u8));
         let seen = stage.clone();
         let thread = Builder::new().name("carrier".to_owned()).spawn(move || {
+            set_priority(Priority::Frames);
             let mut cargo = Cargo { wire, network, stage: seen, kept: Vec::new(), kept_bytes: 0, carried: 0 };
             match wait.recv() {
                 Ok(()) => cargo.carry(),

@@ -128,6 +128,7 @@ impl Migration<'_> {
 
     /// Sends pages while the guest runs.
     pub fn send_round(&mut self, dirty: &PageSet) -> Result<(), MigrateError> {
+        set_priority(Priority::Rounds);
         let begin = Instant::now();
         let round = self.timeline.rounds.len();
         let count = dirty.len();

@@ -5,8 +5,8 @@
 //! is requested after the push has claimed it is still on its way behind other pages, so it is sent
 //! again, ahead of them: the copy that comes second is dropped at the destination.
 //!
-//! Where a vCPU touched one page it will touch the next ones soon, so the server sends a few
-//! neighbours along, and the push goes on from there.
+//! Where a vCPU touched one page it will touch others nearby soon, so the server sends its neighbours after it, and the
+//! push goes on from there.
 
 use std::{
     io,
@@ -30,9 +30,9 @@ use crate::{
     urgent::{Priority, set_priority},
 };
 
-/// Pages sent after a requested one: enough to save faults on neighbours, few enough that whoever touches another page
-/// meanwhile does not wait for them noticeably.
-const PREFETCH_PAGES: u64 = 31;
+/// Pages in a neighbourhood, which begins at a multiple of this: enough to save faults, few enough that whoever touches
+/// another page meanwhile does not wait for them noticeably.
+const NEIGHBOURHOOD_PAGES: u64 = 16;
 /// No page: the push goes on where it is.
 const NO_HINT: u64 = u64::MAX;
 /// The stage that the push is.
@@ -41,13 +41,16 @@ const PUSH_STAGE: u32 = 1;
 /// Pages that are missing at the destination, as push and server share them.
 pub(super) struct Shared {
     claims: Claims,
+    /// Those that the server has not sent.
+    unanswered: Claims,
     /// Where the push should go on.
     hint: AtomicU64,
 }
 
 impl Shared {
     pub fn new(missing: &PageSet) -> Shared {
-        Shared { claims: Claims::new(missing), hint: AtomicU64::new(NO_HINT) }
+        let claims = || Claims::new(missing);
+        Shared { claims: claims(), unanswered: claims(), hint: AtomicU64::new(NO_HINT) }
     }
 
     /// Claims what is left of the first block that has something left: the one where a page was
@@ -134,18 +137,24 @@ impl Answers {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let requested = || request.segments.iter().flat_map(|(_, run)| run.pages());
-        let mut send = |run| self.stream.send(&*self.pages, [run], None, FrameKind::FrozenPages, |_| ());
+        let mut send = |runs: &[PageRun]| {
+            let runs = runs.iter().copied();
+            self.stream.send(&*self.pages, runs, None, FrameKind::FrozenPages, |_| ())
+        };
+        // A page that the push has claimed is on its way, but behind others.
         for page in requested() {
-            // A page that the push has claimed is on its way, but behind others.
             shared.claims.claim_within(PageRun::one(page));
-            send(PageRun::one(page))?;
+            shared.unanswered.claim_within(PageRun::one(page));
+            send(&[PageRun::one(page)])?;
             shared.hint.store(page, Ordering::Relaxed);
         }
         // In frames of their own: the vCPU runs on while they are on their way.
         for page in requested() {
-            if let Some(run) = shared.claims.claim_within(PageRun::new(page + 1, PREFETCH_PAGES)) {
-                send(run)?;
-            }
+            let first = page / NEIGHBOURHOOD_PAGES * NEIGHBOURHOOD_PAGES;
+            let neighbourhood = PageRun::new(first, NEIGHBOURHOOD_PAGES);
+            while shared.claims.claim_within(neighbourhood).is_some() {}
+            let neighbours = std::iter::from_fn(|| shared.unanswered.claim_within(neighbourhood));
+            send(&neighbours.collect::<Vec<_>>())?;
         }
         Ok(())
     }
@@ -164,6 +173,7 @@ impl MissingAtSource {
     pub(crate) fn begin_serving(&mut self, missing: &PageSet, server: Option<&PageServer>) {
         let shared = Arc::get_mut(&mut self.0).expect("nobody else has it before the server gets it");
         shared.claims.begin_again(missing);
+        shared.unanswered.begin_again(missing);
         if let Some(server) = server {
             // If it is gone its link is, and the destination's first request says so.
             server.begin.send(self.0.clone()).ok();

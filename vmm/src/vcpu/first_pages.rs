@@ -20,6 +20,9 @@ const PRESENT: u64 = 1;
 const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
+/// How much code around the next instruction is taken for near, in bytes, a power of two.
+const CODE_BYTES: u64 = 16 * PAGE_BYTES;
+
 /// Adds the dense numbers of the pages to `pages`, each once.
 pub(crate) fn add(memory: &GuestMemory, state: &VcpuState, pages: &mut Vec<u64>) {
     let clocks = state.msrs.iter().filter(|msr| CLOCK_MSRS.contains(&msr.index) && msr.value & 1 != 0);
@@ -35,22 +38,16 @@ pub(crate) fn add_address(memory: &GuestMemory, physical: u64, pages: &mut Vec<u
 fn add_registers(memory: &GuestMemory, regs: &kvm_regs, sregs: &kvm_sregs, pages: &mut Vec<u64>) {
     let in_long_mode = sregs.cr0 & CR0_PG != 0 && sregs.efer & EFER_LMA != 0;
     let tables = [sregs.gdt.base, sregs.idt.base, sregs.tr.base];
-    // The stack grows down: what is pushed next may lie on the page below.
-    // Code goes on, or jumps to what lies near.
-    let page = PAGE_BYTES;
-    let used = [
-        regs.rip,
-        regs.rip.wrapping_add(page),
-        regs.rip.wrapping_sub(page),
-        regs.rsp,
-        regs.rsp.wrapping_sub(256),
-    ];
+    // Code goes on, or calls what lies near; the stack grows down: what is pushed next may lie on the page below.
+    let near = regs.rip & !(CODE_BYTES - 1);
+    let code = (near..near + CODE_BYTES).step_by(PAGE_BYTES as usize);
+    let used = [regs.rip, regs.rsp, regs.rsp.wrapping_sub(256)];
     // Not all of these are pointers; those that are, are to what the guest works on.
     let general = [
         regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.rbp, regs.r8, regs.r9, regs.r10,
         regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
     ];
-    for address in used.into_iter().chain(tables).chain(general) {
+    for address in used.into_iter().chain(tables).chain(general).chain(code) {
         let physical = match in_long_mode {
             true => walk(memory, sregs, address, pages),
             false => Some(address),
@@ -113,9 +110,9 @@ mod tests {
         let mut pages = Vec::new();
         add_registers(&memory, &regs, &sregs, &mut pages);
         pages.sort_unstable();
-        assert_eq!(pages, [0, 0x7, 0x8, 0x9, 0x100, 0x200, 0x300, 0x400, 0x777]);
+        assert_eq!(pages, (0..0x10).chain([0x100, 0x200, 0x300, 0x400, 0x777]).collect::<Vec<_>>());
         sregs.cr3 = u64::MAX;
         add_registers(&memory, &regs, &sregs, &mut pages);
-        assert_eq!(pages.len(), 9, "tables outside memory lead nowhere");
+        assert_eq!(pages.len(), 21, "tables outside memory lead nowhere");
     }
 }

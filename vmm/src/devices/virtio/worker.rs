@@ -9,11 +9,16 @@ use rustix::event::{PollFd, PollFlags, poll};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::transport::{Turn, VirtioDevice};
+use crate::slice;
 
 /// Starts the thread of `device`, named `name`; it waits until the device is opened.
 pub(super) fn spawn(device: Arc<VirtioDevice>, name: String) -> io::Result<JoinHandle<()>> {
     let source = device.source();
-    std::thread::Builder::new().name(name).spawn(move || run(&device, source.as_ref()))
+    std::thread::Builder::new().name(name).spawn(move || {
+        // A vCPU that spins would keep a frame or a block waiting for a whole tick.
+        slice::set(slice::SHORTEST);
+        run(&device, source.as_ref());
+    })
 }
 
 fn run(device: &VirtioDevice, source: Option<&OwnedFd>) {
