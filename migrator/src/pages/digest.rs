@@ -8,7 +8,7 @@
 //! and broken hardware, not against a peer who forges pages, who could as well send what it likes.)
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 use super::{GuestPages, PAGE_SIZE, PageNumber, PageRun};
 
@@ -81,7 +81,7 @@ fn sum(first: PageNumber, bytes: &[u8], skip: impl Fn(&[u8]) -> bool) -> u64 {
 /// Two pages that changed places must not cancel out, so the number goes through a multiply too
 /// (the finisher of SplitMix64).
 fn term(number: PageNumber, page: &[u8]) -> u64 {
-    let mut x = xxh3_64(page) ^ number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut x = XxHash3_64::oneshot(page) ^ number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
