@@ -203,5 +203,5 @@ const DISK_TICK: Duration = Duration::from_millis(5);
 
 fn network(vm: &Vm) -> Option<Arc<dyn Network>> {
     let ports = vm.network();
-    (!ports.is_empty()).then(|| Arc::new(KvmNetwork(ports)) as Arc<dyn Network>)
+    (!ports.is_empty()).then(|| Arc::new(KvmNetwork::new(ports)) as Arc<dyn Network>)
 }

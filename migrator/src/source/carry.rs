@@ -29,15 +29,13 @@ use crate::{
     report::in_words,
     transport::Wire,
     urgent::{Priority, set_priority},
-    vm::{Network, VmError},
+    vm::{Network, VmError, WAITING_FRAME_BYTES, WAITING_FRAMES},
 };
 
 /// How long frames are waited for at once.
 const TICK: Duration = Duration::from_millis(5);
 /// How long frames are carried for a destination that does not say that it runs the guest.
 const IN_DOUBT_LIMIT: Duration = Duration::from_secs(5);
-/// What is kept for a guest that may run on here, at the most: what comes after it waits in the host's queue.
-const MAX_KEPT_BYTES: usize = 16 << 20;
 
 /// Whose the frames are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -201,7 +199,13 @@ impl Cargo {
                 self.wire.send(NetworkHeader::end().as_bytes()).ok();
                 return self.carried;
             }
-            self.network.wait(TICK.min(learning_time));
+            let pause = TICK.min(learning_time);
+            if stage == Stage::Paused && !self.has_room() {
+                // What waits in the host's queue would not let it wait.
+                std::thread::sleep(pause);
+            } else {
+                self.network.wait(pause);
+            }
         }
     }
 
@@ -209,9 +213,15 @@ impl Cargo {
         Stage::of(self.stage.load(Ordering::Acquire))
     }
 
+    /// Whether another frame may be kept for a guest that may run on here. The destination has as much room for one that does
+    /// not run yet; what comes after that waits in this host's queue, until the guest takes frames there.
+    fn has_room(&self) -> bool {
+        self.kept.len() < WAITING_FRAMES && self.kept_bytes + MAX_NETWORK_FRAME_BYTES <= WAITING_FRAME_BYTES
+    }
+
     /// Sends all frames that wait.
     fn send_waiting(&mut self, buffer: &mut [u8], stage: Stage) -> Result<(), Box<dyn Error>> {
-        while stage != Stage::Paused || self.kept_bytes < MAX_KEPT_BYTES {
+        while stage != Stage::Paused || self.has_room() {
             let Some((port, len)) = self.network.take_frame(&mut buffer[NETWORK_HEADER_BYTES..])? else {
                 break;
             };
@@ -237,3 +247,6 @@ impl Cargo {
         0
     }
 }
+
+#[cfg(test)]
+mod tests;

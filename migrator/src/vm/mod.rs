@@ -205,6 +205,11 @@ pub trait MissingPages: Send + Sync {
     fn unwatch(&self) -> Result<(), VmError>;
 }
 
+/// How many frames a machine takes for a guest that does not run, at the least, and how many bytes of them.
+pub const WAITING_FRAMES: usize = 64 << 10;
+/// As [`WAITING_FRAMES`].
+pub const WAITING_FRAME_BYTES: usize = 8 << 20;
+
 /// A guest's network on one host. Frames are bytes to the engine.
 ///
 /// What the guest sends is sent by the side that took it from the guest, before the pause is complete. What is sent to

@@ -12,7 +12,7 @@ use crate::state::Bytes;
 pub const MAX_FRAME_BYTES: usize = VNET_HEADER_BYTES + 65_553;
 /// Most frames that wait for a guest: what a few thousand clients' frames a second come to while all of its memory moves.
 /// A tap holds 1 000 by itself.
-pub const MAX_WAITING_FRAMES: usize = 16 << 10;
+pub const MAX_WAITING_FRAMES: usize = 64 << 10;
 /// Most bytes of frames that wait for a guest.
 pub const MAX_WAITING_BYTES: usize = 8 << 20;
 /// An Ethernet header.
