@@ -122,7 +122,7 @@ fn main() -> anyhow::Result<ExitCode> {
 /// What to do with them, for whoever does not know yet.
 fn print_walk() {
     eprintln!(
-        "\nA Linux guest that moves while a client asks it (it first answers about 20 s after its power-on):"
+        "\nA Linux guest that moves while a client asks it (it first answers up to 20 s after its power-on):"
     );
     for (host, command) in WALK {
         eprintln!("  {host}# {command}");
