@@ -91,6 +91,8 @@ impl Registers {
     }
 }
 
+/// By what CPUID says in ring 3. Where KVM runs that natively and cannot trap CPUID (page-table virtualisation), that is the
+/// processor's own answer, and its XCR0: the registers may be wider there than the CPU that the machine was given says.
 fn width() -> Width {
     const OSXSAVE: u32 = 1 << 27;
     const AVX512F: u32 = 1 << 16;
