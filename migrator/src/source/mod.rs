@@ -18,7 +18,12 @@ pub(crate) mod fuzzing;
 mod open;
 mod push;
 
-use std::{io, sync::Arc, time::Instant};
+use std::{
+    io,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 pub use error::MigrateError;
 pub(crate) use open::Fixed;
@@ -185,6 +190,7 @@ impl Migration<'_> {
             _ => {
                 // SAFETY: the guest was paused at the switchover and given up: it never runs here again.
                 let own = || unsafe { digest_of(&*self.pages) };
+                thread::sleep(FIRST_MOMENTS);
                 Some(digest == Some(at_priority(Priority::Background, own)))
             }
         };
@@ -237,6 +243,10 @@ impl Migration<'_> {
         self.bulk.wire().hang_up();
     }
 }
+
+/// A guest that has just started may run on this very host, as it does where somebody tries a migration: what it feels of
+/// its move should not be the comparison that follows.
+const FIRST_MOMENTS: Duration = Duration::from_millis(50);
 
 /// What is known once the source is free of duty.
 struct Completion {
