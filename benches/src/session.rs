@@ -165,7 +165,7 @@ fn show(options: &Compare, results: &Results, file: Option<&ResultsFile>) -> Res
         }
     }
     lines.extend(table::notes(&summary));
-    lines.extend(peer::notes(&summary));
+    lines.extend(peer::notes(&summary).map(|words| format!("{} {words}", peer::RATIOS)));
     lines.extend(page.as_ref().ok().map(|page| match file {
         Some(file) => format!("Report: {} (data: {})", page.display(), file.path().display()),
         None => format!("Report: {}", page.display()),

@@ -19,7 +19,7 @@ mod table;
 pub use measure::measure;
 pub use qemu::Qemu;
 pub use settings::Setting;
-pub use table::{draw, notes};
+pub use table::{RATIOS, draw, notes};
 
 use std::path::Path;
 

@@ -126,11 +126,14 @@ pub fn notes(summary: &Summary<'_>) -> Option<String> {
     ))
 }
 
+/// How to read the ratios of this table; those of the report are the other way round.
+pub const RATIOS: &str = "Ferry / QEMU: below 1, a ratio is in Ferry's favour.";
+
 /// What must be known to read the ratios, in the words of the table and of the report.
 pub fn differences(version: &str) -> String {
     format!(
         "QEMU {version} moves the same guest with the same memory and workload over the same link, in turn with Ferry. \
-         Below 1, a ratio is in Ferry's favour. What differs. Virtual hardware: its machine is a microvm with virtio-mmio \
+         What differs. Virtual hardware: its machine is a microvm with virtio-mmio \
          and with PIT, PIC, RTC, ISA serial port and network card of its own; Ferry's is one of ACPI's reduced kind, and \
          each saves and loads the state of its own devices. Clock: both guests read the time-stamp counter, but what QEMU \
          tells of itself (downtime, total) is by its own clock in whole milliseconds, its total time here is by the time of \

@@ -165,6 +165,8 @@ mod tests {
             assert!(page.contains(words), "no {words:?}");
         }
         assert!(page.contains("multifd is left out"));
+        // The terminal's ratios are the other way round.
+        assert!(page.contains("Above 1, ") && !page.contains("Below 1, "));
         // Of each of its three rows, the parts of the downtime.
         assert_eq!(page.matches("not measured</text>").count(), 3);
         assert!(!page.contains("0 B"), "nothing was sent, it says");

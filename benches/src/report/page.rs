@@ -88,7 +88,7 @@ fn notes(summary: &Summary<'_>, left_out: &[String]) -> Markup {
         }
         @if let Some(words) = &peers {
             h2 { "What differs between the engines" }
-            p.note { (words) }
+            p.note { "Above 1, \"× Ferry's\" is in Ferry's favour. " (words) }
         }
     }
 }
