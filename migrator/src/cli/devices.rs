@@ -3,7 +3,6 @@
 use std::{path::PathBuf, str::FromStr};
 
 use clap::{Args, ValueEnum};
-use twox_hash::XxHash3_64;
 
 /// Devices of a guest to run
 #[derive(Args, Clone, Debug, Default)]
@@ -133,7 +132,7 @@ fn tap_alone(text: &str) -> Result<String, String> {
 /// An address for the card `number` of a VM, the same for the same name: locally administered, as 52:54:00 is by custom.
 #[cfg(feature = "kvm")]
 pub fn mac_of(name: &str, number: usize) -> vmm::MacAddress {
-    let hash = XxHash3_64::oneshot_with_seed(number as u64, name.as_bytes()).to_le_bytes();
+    let hash = twox_hash::XxHash3_64::oneshot_with_seed(number as u64, name.as_bytes()).to_le_bytes();
     vmm::MacAddress([0x52, 0x54, 0, hash[0], hash[1], hash[2]])
 }
 
