@@ -17,7 +17,7 @@ use crate::{
     pages::{Digest, GuestPages, Landing, PageSink, SinkError},
     protocol::{FrameKind, MAX_FRAME_PAGES},
     ready::spawn_ready,
-    transport::{Interrupt, Wire},
+    transport::{Interrupt, Pace, Wire},
     urgent::{Priority, set_priority},
     vm::MissingPages,
 };
@@ -98,6 +98,7 @@ fn run(
     // The guest may run here: what is missing must come, whatever the user says now.
     wire.ignore_interrupt();
     set_priority(Priority::Push);
+    wire.set_pace(Pace::Considerate);
     let result = install(&mut sink, &mut *wire, &arrivals, &*missing);
     arrivals.bulk_ended(result.is_err(), &*missing);
     result

@@ -13,7 +13,7 @@ use crate::{
         DIGEST_BYTES, Frame, FrameError, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES, MAX_FRAME_RUNS,
         RECORD_BYTES,
     },
-    transport::Wire,
+    transport::{Pace, Wire},
     vm::VmError,
 };
 
@@ -100,7 +100,11 @@ impl PageSink {
         loop {
             let frame = self.receive_frame(wire)?;
             match frame.kind {
-                FrameKind::LivePages | FrameKind::FrozenPages => landing.receive(wire, &frame)?,
+                FrameKind::LivePages => landing.receive(wire, &frame)?,
+                FrameKind::FrozenPages => {
+                    wire.set_pace(Pace::Hasty);
+                    landing.receive(wire, &frame)?;
+                }
                 FrameKind::StageEnd => return Ok(StageEnd(frame.stage)),
                 FrameKind::Mark => {
                     wire.send(FrameWriter::default().encode(FrameKind::Mark, 0, &[]))?;

@@ -26,7 +26,7 @@ use crate::{
     protocol::{Frame, FrameKind, MAX_FRAME_PAGES},
     ready::spawn_ready,
     timeline::Round,
-    transport::Wire,
+    transport::{Pace, Wire},
     urgent::{Priority, set_priority},
 };
 
@@ -186,6 +186,7 @@ impl Migration<'_> {
     pub(super) fn push(&mut self, missing: MissingAtSource) -> Result<(), MigrateError> {
         let begin = Instant::now();
         set_priority(Priority::Push);
+        self.bulk.wire().set_pace(Pace::Considerate);
         let shared = missing.0;
         self.progress.update(|now| (now.phase, now.pages_left) = (Phase::Push, shared.claims.remaining()));
         let absent = self.pages.absent();

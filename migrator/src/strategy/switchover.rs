@@ -14,6 +14,7 @@ use crate::{
     protocol::{Along, FrameKind, FromDestination, FromSource, MAX_PAGES_ALONG, Missing, StateMessage},
     source::{Carrying, Duty, MigrateError, Migration, MissingAtSource, send},
     timeline::Switchover,
+    transport::Pace,
     urgent::{Priority, set_priority},
     vm::PausedVm,
 };
@@ -90,6 +91,7 @@ impl Migration<'_> {
     pub(crate) fn switchover(&mut self, now: Portion, missing: Portion) -> Result<Handover, MigrateError> {
         self.progress.update(|progress| progress.phase = Phase::Switchover);
         set_priority(Priority::Urgent);
+        self.bulk.wire().set_pace(Pace::Hasty);
         self.vm.before_pause()?;
         let asks_absent = matches!(now, Portion::Everything);
         let (now, missing) = (now.begin(self.page_count), missing.begin(self.page_count));

@@ -12,7 +12,7 @@ use std::{
 
 use rustix::net::{Shutdown, shutdown, sockopt};
 
-use super::{Interrupt, Wire};
+use super::{Interrupt, Pace, Wire};
 use crate::pages::RunBytes;
 
 /// How long one wait lasts at most before it looks around.
@@ -20,15 +20,26 @@ const TICK: Duration = Duration::from_millis(20);
 /// How long the rest of a message may take where nothing else is said.
 const REST_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The most bytes that one system call moves. Where the kernel does not preempt itself, as servers' kernels do not, no
-/// other thread gets the processor before the call is over; and what was just copied still lies in the cache.
+/// The most bytes that one system call moves while a guest runs. Where the kernel does not preempt itself, as servers'
+/// kernels do not, no other thread gets the processor before the call is over; and what was just copied still lies in the
+/// cache.
 const MAX_CALL_BYTES: usize = 128 << 10;
+/// The same for a guest that stands still.
+const MAX_HASTY_CALL_BYTES: usize = 1 << 20;
+
+/// The most bytes that wait in the kernel to be sent while a guest runs; bytes on the way do not count, so a long link is
+/// filled all the same. What waits there is sent in one go within an interrupt when acknowledgements come, for milliseconds
+/// if it is megabytes, and meanwhile that processor runs no thread and delivers no frame, be it the guest's or its clients'.
+const MAX_UNSENT_BYTES: libc::c_int = 128 << 10;
+/// The same for a guest that stands still: the sender need not wake up for every bit.
+const MAX_HASTY_UNSENT_BYTES: libc::c_int = 4 << 20;
 
 /// A wire over a connected stream socket.
 pub struct FdWire {
     fd: OwnedFd,
     interrupt: Interrupt,
     patience: Option<Duration>,
+    pace: Pace,
     parts: Parts,
 }
 
@@ -55,7 +66,24 @@ impl FdWire {
     pub fn new(fd: OwnedFd, interrupt: &Interrupt) -> io::Result<FdWire> {
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(TICK))?;
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Send, Some(TICK))?;
-        Ok(FdWire { fd, interrupt: interrupt.clone(), patience: None, parts: Parts::default() })
+        let (interrupt, pace) = (interrupt.clone(), Pace::Considerate);
+        let wire = FdWire { fd, interrupt, patience: None, pace, parts: Parts::default() };
+        wire.limit_unsent(MAX_UNSENT_BYTES);
+        Ok(wire)
+    }
+
+    /// Only TCP has such a limit: other sockets send at once.
+    fn limit_unsent(&self, limit: libc::c_int) {
+        // SAFETY: the option is a C int, which lives through the call. A socket that has no such option says so.
+        unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_NOTSENT_LOWAT,
+                (&raw const limit).cast(),
+                size_of_val(&limit) as libc::socklen_t,
+            );
+        }
     }
 
     /// Runs `step` over the parts until all are done. `step` returns the bytes it moved.
@@ -99,8 +127,12 @@ impl FdWire {
 
     /// Runs `step` once, over as many parts from `next` on as one call should move.
     fn step(&mut self, next: usize, step: impl Fn(i32, &[libc::iovec]) -> isize) -> isize {
+        let max_bytes = match self.pace {
+            Pace::Considerate => MAX_CALL_BYTES,
+            Pace::Hasty => MAX_HASTY_CALL_BYTES,
+        };
         let parts = &mut self.parts.0[next..];
-        let (mut count, mut room) = (0, MAX_CALL_BYTES);
+        let (mut count, mut room) = (0, max_bytes);
         while count < parts.len().min(libc::UIO_MAXIOV as usize) && room > 0 {
             room = room.saturating_sub(parts[count].iov_len);
             count += 1;
@@ -108,7 +140,7 @@ impl FdWire {
         // The last one may be longer than there is room: it is cut for this call.
         let whole = parts[count - 1].iov_len;
         let before: usize = parts[..count - 1].iter().map(|part| part.iov_len).sum();
-        parts[count - 1].iov_len = whole.min(MAX_CALL_BYTES - before);
+        parts[count - 1].iov_len = whole.min(max_bytes - before);
         let moved = step(self.fd.as_raw_fd(), &parts[..count]);
         parts[count - 1].iov_len = whole;
         moved
@@ -176,6 +208,16 @@ impl Wire for FdWire {
         self.patience = patience;
     }
 
+    fn set_pace(&mut self, pace: Pace) {
+        if pace != self.pace {
+            self.pace = pace;
+            self.limit_unsent(match pace {
+                Pace::Considerate => MAX_UNSENT_BYTES,
+                Pace::Hasty => MAX_HASTY_UNSENT_BYTES,
+            });
+        }
+    }
+
     fn ignore_interrupt(&mut self) {
         self.interrupt = Interrupt::default();
     }
@@ -214,7 +256,15 @@ mod tests {
 
     #[test]
     fn parts_that_one_call_cannot_move_arrive_whole() {
+        for pace in [Pace::Considerate, Pace::Hasty] {
+            move_long_parts(pace);
+        }
+    }
+
+    fn move_long_parts(pace: Pace) {
         let (mut a, mut b) = pair(&Interrupt::default());
+        a.set_pace(pace);
+        b.set_pace(pace);
         let lens = [MAX_CALL_BYTES - 1, 2, 0, 5 * MAX_CALL_BYTES, MAX_CALL_BYTES, 1, 3 * MAX_CALL_BYTES / 2];
         let filled: Vec<Vec<u8>> = (1..)
             .zip(lens)

@@ -24,6 +24,15 @@ pub use throttle::Throttle;
 
 use crate::pages::RunBytes;
 
+/// Whether a link leaves room for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// A guest runs meanwhile, and it and its clients need the processors, too: a little at a time.
+    Considerate,
+    /// The guest stands still until it is done.
+    Hasty,
+}
+
 /// One link's bytes. Blocking; a wait ends early when the [`Interrupt`] is raised or nothing moved
 /// for longer than the patience allows.
 pub trait Wire: Send {
@@ -66,6 +75,9 @@ pub trait Wire: Send {
 
     /// From here on the interrupt means nothing to this link: what is sent now must arrive.
     fn ignore_interrupt(&mut self);
+
+    /// Sets its pace, [`Pace::Considerate`] at first. A link that knows only one keeps it.
+    fn set_pace(&mut self, _pace: Pace) {}
 
     /// Ends the link in both directions: whoever waits on it, on either side, is woken.
     fn hang_up(&self);

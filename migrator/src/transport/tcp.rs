@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
-    os::fd::{AsFd, AsRawFd},
+    os::fd::AsFd,
     time::{Duration, Instant},
 };
 
@@ -18,10 +18,6 @@ use super::{Acceptor, Connector, FdWire, Interrupt, Wire};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long sent bytes may stay unacknowledged before the peer counts as gone.
 const DEAD_AFTER: Duration = Duration::from_secs(15);
-/// The most bytes that wait in the kernel to be sent; bytes on the way do not count, so a long link is filled all the
-/// same. What waits there is sent in one go within an interrupt when acknowledgements come, for milliseconds if it is
-/// megabytes, and meanwhile that processor runs no thread and delivers no frame, be it the guest's or its clients'.
-const MAX_UNSENT_BYTES: libc::c_int = 128 << 10;
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// Connects to `HOST:PORT`.
@@ -124,7 +120,6 @@ fn wait_readable(fd: &impl AsFd, interrupt: &Interrupt, timeout: Option<Duration
 fn wire(stream: TcpStream, interrupt: &Interrupt) -> io::Result<Box<dyn Wire>> {
     // Messages are small and each is waited for.
     stream.set_nodelay(true)?;
-    limit_unsent(&stream)?;
     // A host that vanished is noticed although nobody waits on this link with a limit.
     sockopt::set_socket_keepalive(&stream, true)?;
     sockopt::set_tcp_keepidle(&stream, Duration::from_secs(5))?;
@@ -132,19 +127,4 @@ fn wire(stream: TcpStream, interrupt: &Interrupt) -> io::Result<Box<dyn Wire>> {
     sockopt::set_tcp_keepcnt(&stream, 2)?;
     sockopt::set_tcp_user_timeout(&stream, DEAD_AFTER.as_millis() as u32)?;
     Ok(Box::new(FdWire::new(stream.into(), interrupt)?))
-}
-
-fn limit_unsent(stream: &TcpStream) -> io::Result<()> {
-    let limit = MAX_UNSENT_BYTES;
-    // SAFETY: the option is a C int, which lives through the call.
-    let set = unsafe {
-        libc::setsockopt(
-            stream.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_NOTSENT_LOWAT,
-            (&raw const limit).cast(),
-            size_of_val(&limit) as libc::socklen_t,
-        )
-    };
-    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
