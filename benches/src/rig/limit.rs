@@ -1,17 +1,19 @@
 //! The limit: what a plain TCP sender and receiver move between two memories, on this host, in this pass.
 //!
-//! Laid out as a migration is: two processes, the same link (loopback, where there is no network of namespaces), both
-//! memories populated in huge pages, writes and reads of 1 MiB. No engine that copies over one connection can do better by much.
+//! Laid out as a migration is: two processes, the same link (loopback, where there is no network of namespaces) opened in the
+//! same way, both memories populated in huge pages, writes and reads of 1 MiB. No engine that copies over one connection can
+//! do better by much.
 
 use std::{
     io::{Read, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpListener},
     path::Path,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
+use migrator::transport::tcp::connect_to_neighbour;
 
 use super::{LIMIT_RECEIVE, LIMIT_SEND, child::Process};
 use crate::{
@@ -67,7 +69,8 @@ pub fn receive(arguments: &[String]) -> Result<()> {
 pub fn send(arguments: &[String]) -> Result<()> {
     let mut memory = memory(arguments)?;
     let address = arguments.get(1).context("an address is missing")?;
-    let mut link = TcpStream::connect(address).context("connect to the receiver")?;
+    let address = address.parse().context("the address")?;
+    let mut link = connect_to_neighbour(address).context("connect to the receiver")?;
     link.set_nodelay(true).context("set TCP_NODELAY")?;
     let begin = Instant::now();
     for piece in memory.bytes().chunks(PIECE) {

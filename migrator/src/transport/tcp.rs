@@ -1,9 +1,10 @@
 //! TCP.
 
 use std::{
-    io,
+    io, mem,
     net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
-    os::fd::AsFd,
+    os::fd::{AsFd, AsRawFd},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -11,6 +12,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::sockopt,
 };
+use socket2::{Domain, Socket, Type};
 
 use super::{Acceptor, Connector, FdWire, Interrupt, Wire};
 
@@ -18,25 +20,55 @@ use super::{Acceptor, Connector, FdWire, Interrupt, Wire};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long sent bytes may stay unacknowledged before the peer counts as gone.
 const DEAD_AFTER: Duration = Duration::from_secs(15);
+/// The longest round trip to a neighbour.
+const NEAR: Duration = Duration::from_millis(5);
+/// Ways to avoid congestion that go by what is lost and keep no pace, the usual one first.
+const UNPACED: [&str; 2] = ["cubic", "reno"];
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// Connects to `HOST:PORT`.
 pub struct TcpConnector {
     host_and_port: String,
+    /// Whether a neighbour is there, as the first connection found.
+    near: OnceLock<bool>,
 }
 
 impl TcpConnector {
     /// To `HOST:PORT`, looked up anew at each connection.
     pub fn new(host_and_port: &str) -> TcpConnector {
-        TcpConnector { host_and_port: host_and_port.to_owned() }
+        TcpConnector { host_and_port: host_and_port.to_owned(), near: OnceLock::new() }
     }
+
+    fn open(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        if self.near.get() == Some(&true) {
+            return connect_to_neighbour(address);
+        }
+        let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
+        self.near.get_or_init(|| round_trip(&stream).is_some_and(|round_trip| round_trip <= NEAR));
+        Ok(stream)
+    }
+}
+
+/// Connects to a host so near that a sender need not pace itself: one that does, as the host's own congestion control may,
+/// sets a timer for every few segments, and at gigabytes a second those cost more than the copying.
+///
+/// # Errors
+/// Whatever the system says. A host that permits no other congestion control than its own is no error.
+pub fn connect_to_neighbour(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // Before it connects: once a pace has begun, another algorithm keeps it.
+    if !UNPACED.iter().any(|name| sockopt::set_tcp_congestion(&socket, name).is_ok()) {
+        tracing::debug!("a link keeps the host's congestion control");
+    }
+    socket.connect_timeout(&address.into(), CONNECT_TIMEOUT)?;
+    Ok(socket.into())
 }
 
 impl Connector for TcpConnector {
     fn connect(&self, interrupt: &Interrupt) -> io::Result<Box<dyn Wire>> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in self.host_and_port.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            match self.open(address) {
                 Ok(stream) => return wire(stream, interrupt),
                 Err(error) => last = error,
             }
@@ -127,4 +159,30 @@ fn wire(stream: TcpStream, interrupt: &Interrupt) -> io::Result<Box<dyn Wire>> {
     sockopt::set_tcp_keepcnt(&stream, 2)?;
     sockopt::set_tcp_user_timeout(&stream, DEAD_AFTER.as_millis() as u32)?;
     Ok(Box::new(FdWire::new(stream.into(), interrupt)?))
+}
+
+/// How long a round trip over a connection takes, if the kernel tells.
+fn round_trip(stream: &TcpStream) -> Option<Duration> {
+    // SAFETY: all of its fields are numbers.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `info`.
+    let told = unsafe {
+        let (level, option) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+        libc::getsockopt(stream.as_raw_fd(), level, option, (&raw mut info).cast(), &raw mut len)
+    };
+    (told == 0 && info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_to_a_neighbour_keeps_no_pace() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let link = connect_to_neighbour(listener.local_addr().unwrap()).unwrap();
+        let found = sockopt::tcp_congestion(&link).unwrap();
+        assert!(UNPACED.contains(&found.as_str()), "{found}");
+    }
 }
