@@ -49,10 +49,10 @@ impl Priority {
     /// since Linux 6.12 heeded for SCHED_OTHER too); zero is the host's own.
     fn slice(self) -> Duration {
         match self {
-            Priority::Urgent | Priority::Frames => SHORTEST,
+            Priority::Urgent | Priority::Frames | Priority::Preparation => SHORTEST,
             Priority::Normal => Duration::ZERO,
             Priority::Rounds | Priority::Push => LONG,
-            Priority::Preparation | Priority::Background => LONGEST,
+            Priority::Background => LONGEST,
         }
     }
 }

@@ -18,7 +18,9 @@ mod resident;
 
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use thiserror::Error;
 use vm_memory::mmap::MmapRegionBuilder;
@@ -211,32 +213,33 @@ impl GuestMemory {
     }
 }
 
-/// Backs `pages` of a mapping, on all of the host's cores.
+/// Backs `pages` of a mapping, on all of the host's cores, a bite at a time: whichever core is free takes the next.
 pub(crate) fn populate(mapping: &Mapping, pages: Range<u64>) -> Result<(), AdviseError> {
     /// A thread costs half a millisecond to start; zeroing this much costs ten.
     const PAGES_PER_THREAD: u64 = (64 << 20) / PAGE_BYTES;
+    /// Two huge pages, half a millisecond. Bites border on huge pages, or two threads would both fault the one between them.
+    const BITE_PAGES: u64 = 2 * crate::config::HUGE_PAGE_BYTES / PAGE_BYTES;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
     let threads = (pages.end.saturating_sub(pages.start) / PAGES_PER_THREAD).clamp(1, cores);
-    // Borders on huge pages, or two threads would both fault the page between them.
-    let huge = crate::config::HUGE_PAGE_BYTES / PAGE_BYTES;
-    let share = (pages.end.saturating_sub(pages.start)).div_ceil(threads).next_multiple_of(huge);
-    let populate_one = |part: Range<u64>| {
-        let part = part.start..part.end.min(pages.end);
-        mapping.populate(bytes_of(&part)).map_err(|source| AdviseError {
-            operation: "populate",
-            pages: part,
-            source,
-        })
+    let next = AtomicU64::new(pages.start);
+    let populate_some = || {
+        loop {
+            let start = next.fetch_add(BITE_PAGES, Ordering::Relaxed);
+            if start >= pages.end {
+                return Ok(());
+            }
+            let pages = start..pages.end.min(start + BITE_PAGES);
+            let populated = mapping.populate(bytes_of(&pages));
+            populated.map_err(|source| AdviseError { operation: "populate", pages, source })?;
+            // A vCPU of another guest may wait for this core, and would until the host's next tick.
+            thread::yield_now();
+        }
     };
-    if threads == 1 {
-        return populate_one(pages.clone());
-    }
-    let populate = &populate_one;
-    std::thread::scope(|scope| {
-        let starts = (pages.start..pages.end).step_by(share as usize);
-        let workers: Vec<_> =
-            starts.map(|start| scope.spawn(move || populate(start..start + share))).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().expect("populating does not panic"))
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(populate_some)).collect();
+        let mine = populate_some();
+        let joined = others.into_iter().map(|other| other.join().expect("populating does not panic"));
+        joined.fold(mine, Result::and)
     })
 }
 
