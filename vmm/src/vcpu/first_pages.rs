@@ -1,6 +1,6 @@
 //! The pages that are touched first when a vCPU runs on: what its registers point at, the page tables on the way there,
-//! and where KVM writes its clock. Whoever brings a guest's pages one after another does well to begin with these: without them the first
-//! instruction waits a dozen times.
+//! and where KVM writes its clock. Whoever brings a guest's pages one after another does well to begin with these:
+//! without them the first instruction waits a dozen times.
 //!
 //! A guess that is wrong costs nothing but the page. (AMD64 Architecture Programmer's Manual, volume 2, 5.3: long-mode
 //! page translation.)
@@ -40,7 +40,7 @@ fn add_registers(memory: &GuestMemory, regs: &kvm_regs, sregs: &kvm_sregs, pages
     let tables = [sregs.gdt.base, sregs.idt.base, sregs.tr.base];
     // Code goes on, or calls what lies near; the stack grows down: what is pushed next may lie on the page below.
     let near = regs.rip & !(CODE_BYTES - 1);
-    let code = (near..near + CODE_BYTES).step_by(PAGE_BYTES as usize);
+    let code = (0..CODE_BYTES).step_by(PAGE_BYTES as usize).map(|offset| near + offset);
     let used = [regs.rip, regs.rsp, regs.rsp.wrapping_sub(256)];
     // Not all of these are pointers; those that are, are to what the guest works on.
     let general = [
@@ -114,5 +114,14 @@ mod tests {
         sregs.cr3 = u64::MAX;
         add_registers(&memory, &regs, &sregs, &mut pages);
         assert_eq!(pages.len(), 21, "tables outside memory lead nowhere");
+    }
+
+    #[test]
+    fn code_at_the_end_of_the_address_space_leads_nowhere_else() {
+        let memory = GuestMemory::new(16 << 20, Backing::Anonymous).expect("memory");
+        let regs = kvm_regs { rip: u64::MAX - 15, ..Default::default() };
+        let mut pages = Vec::new();
+        add_registers(&memory, &regs, &kvm_sregs::default(), &mut pages);
+        assert_eq!(pages, [0], "what the other registers point at");
     }
 }

@@ -81,7 +81,7 @@ impl ConsolePort {
             // Out of guest memory first, then to the sink: see `waiting`.
             let length = output.copy_out(0, &mut chunk);
             output.skip(length);
-            // What becomes of it is not the guest's business.
+            // What becomes of it, here and below, is not the guest's business.
             let _ = self.sink().0.write_all(&chunk[..length]);
         }
         let _ = self.sink().0.flush();

@@ -43,6 +43,7 @@ impl VirtioDevice {
             reg::VIRTIO_MMIO_INTERRUPT_ACK => return self.interrupt.acknowledge(value),
             // Only where KVM does not catch it first.
             reg::VIRTIO_MMIO_QUEUE_NOTIFY => {
+                // Fails only when the counter is full, and then the worker is awake.
                 let _ = self.kick.write(1);
                 return;
             }
