@@ -163,7 +163,8 @@ fn client_note(summary: &Summary<'_>) -> Option<String> {
     Some(format!(
         "Client: of {} requests on a fixed schedule, over one connection a run, {} were lost, and of {} datagrams {}; \
          {} connections broke, {} segments were sent again, {} bytes of a checked stream were wrong. \"By client\" is \
-         the longest time between two responses.",
+         the longest time between two responses, wherever in the migration; \"switchover_client_us\" in the results is the \
+         one at the switchover.",
         units::count(sum(|client| client.requests_sent)),
         units::count(sum(|client| client.requests_lost)),
         units::count(datagrams(|udp| udp.sent)),

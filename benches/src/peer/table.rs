@@ -138,7 +138,7 @@ pub fn differences(version: &str) -> String {
          each saves and loads the state of its own devices. Clock: both guests read the time-stamp counter, but what QEMU \
          tells of itself (downtime, total) is by its own clock in whole milliseconds, its total time here is by the time of \
          day that its events carry, and Ferry's by a monotonic clock; clients are timed alike. Setting: its memory is allocated beforehand on both sides (not at a destination of post-copy), its link's bandwidth is not \
-         limited (its default is 128 MiB/s), \"pre-copy\" plans for its default of 300 ms, \"pre-copy-limit\" and \
+         limited (its default is 128 MiB/s), its TCP is the host's own, where Ferry asks for one that does not pace itself on short ways, \"pre-copy\" plans for its default of 300 ms, \"pre-copy-limit\" and \
          \"multifd\" (2 channels) for the limit that Ferry gets; stop-and-copy is a pause, a migration and a `cont` by \
          this harness. Downtime by guest is measured by the same counter and the same rule as Ferry's; QEMU's own \
          figure covers less. Not measured in QEMU's runs: the parts of the downtime, rounds one by one, page faults, \

@@ -1,5 +1,7 @@
 //! From records to a report. Pure functions: no clock and no socket.
 
+use std::ops::Range;
+
 use hdrhistogram::Histogram;
 
 use super::record::{Record, Recording};
@@ -22,29 +24,37 @@ pub struct MigrationWindow {
 }
 
 impl MigrationWindow {
-    /// All of a stretch of time that lies in it, or reaches into it.
-    fn meets(&self, from_ns: u64, to_ns: u64) -> bool {
-        from_ns < self.end_ns && to_ns > self.begin_ns
+    fn all(&self) -> Range<u64> {
+        self.begin_ns..self.end_ns
     }
 
     fn holds(&self, ns: u64) -> bool {
-        (self.begin_ns..self.end_ns).contains(&ns)
+        self.all().contains(&ns)
     }
 }
 
-/// What the client saw of the migration.
-pub fn report(recording: &Recording, window: &MigrationWindow) -> ClientReport {
+/// Whether a stretch of time lies in `part` of the run, or reaches into it.
+fn meets(part: &Range<u64>, from_ns: u64, to_ns: u64) -> bool {
+    from_ns < part.end && to_ns > part.start
+}
+
+/// What the client saw of the migration; `paused_ns` is when the guest was told to pause, if it moved.
+pub fn report(recording: &Recording, window: &MigrationWindow, paused_ns: Option<u64>) -> ClientReport {
     let requests = &recording.requests;
+    let all = window.all();
     let udp = (!recording.datagrams.is_empty()).then(|| UdpReport {
         sent: recording.datagrams.len() as u64,
         lost: lost(&recording.datagrams),
         duplicated: recording.duplicated,
         reordered: recording.reordered,
-        longest_gap_us: longest_gap(&recording.datagrams, window, recording.end_ns),
+        longest_gap_us: longest_gap(&recording.datagrams, &all, recording.end_ns),
     });
     let response_us = response_times(requests, window);
     ClientReport {
-        downtime_client_us: longest_gap(requests, window, recording.end_ns),
+        downtime_client_us: longest_gap(requests, &all, recording.end_ns),
+        switchover_client_us: paused_ns.and_then(|paused_ns| {
+            longest_gap(requests, &(paused_ns..window.switchover_end_ns), recording.end_ns)
+        }),
         longest_response_us: longest_response(requests, window),
         requests_sent: requests.len() as u64,
         requests_lost: lost(requests),
@@ -65,8 +75,8 @@ fn lost(records: &[Record]) -> u64 {
     records.iter().filter(|record| record.is_lost()).count() as u64
 }
 
-/// The longest time between two answers in a row that reaches into the migration.
-fn longest_gap(records: &[Record], window: &MigrationWindow, end_ns: u64) -> Option<u64> {
+/// The longest time between two answers in a row that lies in `part` of the run, or reaches into it.
+fn longest_gap(records: &[Record], part: &Range<u64>, end_ns: u64) -> Option<u64> {
     let mut answers: Vec<u64> = records.iter().filter_map(Record::answered_ns).collect();
     answers.sort_unstable();
     let last = *answers.last()?;
@@ -74,14 +84,14 @@ fn longest_gap(records: &[Record], window: &MigrationWindow, end_ns: u64) -> Opt
     if records.iter().any(|record| record.is_lost() && record.scheduled_ns > last) {
         answers.push(end_ns.max(last));
     }
-    let gaps = answers.windows(2).filter(|pair| window.meets(pair[0], pair[1]));
+    let gaps = answers.windows(2).filter(|pair| meets(part, pair[0], pair[1]));
     gaps.map(|pair| (pair[1] - pair[0]) / 1_000).max()
 }
 
 /// The longest response time of all requests that waited during the migration.
 fn longest_response(requests: &[Record], window: &MigrationWindow) -> Option<u64> {
     let waited = requests.iter().filter(|request| {
-        request.answered_ns().is_some_and(|answered| window.meets(request.scheduled_ns, answered))
+        request.answered_ns().is_some_and(|answered| meets(&window.all(), request.scheduled_ns, answered))
     });
     waited.filter_map(Record::response_us).max().map(u64::from)
 }
@@ -181,6 +191,10 @@ mod tests {
         (0..6_000).map(one).collect()
     }
 
+    fn report(recording: &Recording, window: &MigrationWindow) -> ClientReport {
+        super::report(recording, window, Some(2_960 * MS))
+    }
+
     fn recording(requests: Vec<Record>) -> Recording {
         Recording {
             requests,
@@ -219,7 +233,7 @@ mod tests {
     fn a_stall_is_seen_by_every_request_that_was_scheduled_in_it() {
         let report = report(&recording(requests(stall)), &WINDOW);
         // The last answer before came at 2 970.2, the first after at 3 000.2.
-        assert_eq!(report.downtime_client_us, Some(30_000));
+        assert_eq!((report.downtime_client_us, report.switchover_client_us), (Some(30_000), Some(30_000)));
         assert_eq!(report.longest_response_us, Some(29_200));
         let during = report.response_us.during.unwrap();
         // 29 of 2 000 requests: more than a hundredth, so the 99th percentile sees it.
@@ -229,6 +243,13 @@ mod tests {
         let brownout = report.brownout.unwrap();
         assert_eq!(brownout.throughput_percent, 100.0);
         assert!(brownout.p99_percent > 1_000.0);
+    }
+
+    #[test]
+    fn a_gap_before_the_switchover_is_not_the_switchovers() {
+        let busy = |i| if (2_100..2_110).contains(&i) { Some((2_110 - i) * 1_000) } else { Some(200) };
+        let report = report(&recording(requests(busy)), &WINDOW);
+        assert_eq!((report.downtime_client_us, report.switchover_client_us), (Some(10_800), Some(1_000)));
     }
 
     #[test]
@@ -279,8 +300,7 @@ mod tests {
         let report = report(&recording(Vec::new()), &WINDOW);
         assert_eq!((report.downtime_client_us, report.recovery_us, report.brownout), (None, None, None));
         assert_eq!(report.response_us, ResponseTimes::default());
-        let silent = recording(requests(|_| None));
-        let report = super::report(&silent, &WINDOW);
+        let report = super::report(&recording(requests(|_| None)), &WINDOW, None);
         assert_eq!((report.requests_lost, report.downtime_client_us), (6_000, None));
     }
 

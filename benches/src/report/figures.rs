@@ -17,7 +17,7 @@ pub fn draw(summary: &Summary<'_>) -> Markup {
                 h2 { "Downtime by each clock" }
                 (downtime.draw())
                 figcaption {
-                    "Solid: by the guest's own clock; pale: by the engine's; outlined: by the client's, if there was one. Bars are "
+                    "Solid: by the guest's own clock; pale: by the engine's; outlined: by the client's, if there was one, at the switchover. Bars are "
                     "medians, dots single runs." (log(&downtime))
                     @for words in differences(summary) { " " (words) }
                 }
@@ -120,7 +120,7 @@ fn differences(summary: &Summary<'_>) -> Vec<String> {
     ];
     let mut apart = Vec::new();
     for row in &summary.rows {
-        if let (Some(guest), Some(client)) = (row.downtime_guest(), Client::of(row).downtime) {
+        if let (Some(guest), Some(client)) = (row.downtime_guest(), Client::of(row).at_switchover) {
             apart.push((client.median as i64 - guest.median as i64, row));
         }
     }

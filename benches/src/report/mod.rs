@@ -72,6 +72,7 @@ pub(crate) fn client(downtime_us: u64) -> results::ClientReport {
     let times = |p50| Some(Percentiles { p50, p99: 2 * p50, p999: 3 * p50, max: 4 * p50 });
     ClientReport {
         downtime_client_us: Some(downtime_us),
+        switchover_client_us: Some(downtime_us),
         longest_response_us: Some(downtime_us),
         requests_sent: 1_000,
         requests_lost: 2,

@@ -118,8 +118,8 @@ fn clocks() -> Markup {
             "the rehearsals before the rounds, are stalls, and the longest is kept beside it. The engine's: from "
             "the word to pause at the source to the first vCPU entering the guest at the destination. The guest "
             "sees more where its first step needs pages that are not there yet, and less where the engine waits "
-            "before the guest is stopped. The client's: from the last answer to a request before the switchover to the first one "
-            "after it, by a clock that neither side owns."
+            "before the guest is stopped. The client's: the longest time between two answers in a row, by a clock that neither side "
+            "owns; in the picture the one at the switchover, in the tables the longest, wherever in the migration it lies."
         }
     }
 }

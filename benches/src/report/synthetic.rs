@@ -55,7 +55,7 @@ fn add_client(run: &mut Run) -> Option<Vec<Request>> {
         stream_errors: Some(0),
         stalls,
     };
-    run.client = Some(probe::report(&recording, &window));
+    run.client = Some(probe::report(&recording, &window, Phases::origin_ns(&window, run)));
     Some(Request::all_of(&recording, ns(0)))
 }
 

@@ -36,9 +36,9 @@ impl Client {
     pub fn finish(self, window: &MigrationWindow, run: &mut Run) -> Vec<Request> {
         thread::sleep(BESIDE);
         let recording = self.probe.finish();
-        run.client = Some(probe::report(&recording, window));
+        let origin_ns = Phases::origin_ns(window, run);
+        run.client = Some(probe::report(&recording, window, origin_ns));
         run.phases = Phases::of(window, run);
-        let Some(origin_ns) = Phases::origin_ns(window, run) else { return Vec::new() };
-        Request::all_of(&recording, origin_ns)
+        origin_ns.map(|origin_ns| Request::all_of(&recording, origin_ns)).unwrap_or_default()
     }
 }

@@ -11,6 +11,8 @@ use crate::{
 pub struct Client {
     /// The longest time without an answer.
     pub downtime: Option<Spread>,
+    /// The longest of those at the switchover.
+    pub at_switchover: Option<Spread>,
     /// The longest time to an answer.
     pub longest_response: Option<Spread>,
     /// Response times, the median over runs of each percentile.
@@ -57,6 +59,7 @@ impl Client {
         let permille = |percent: f64| (percent * 10.0).round().max(0.0) as u64;
         Client {
             downtime: spread(&|report| report.downtime_client_us),
+            at_switchover: spread(&ClientReport::gap_at_switchover_us),
             longest_response: spread(&|report| report.longest_response_us),
             response: ResponseTimes {
                 before: medians(reports.iter().filter_map(|report| report.response_us.before)),

@@ -31,7 +31,7 @@ fn a_while() {
 }
 
 fn report(recording: &Recording, begin_ns: u64, end_ns: u64) -> ClientReport {
-    probe::report(recording, &MigrationWindow { begin_ns, switchover_end_ns: end_ns, end_ns })
+    probe::report(recording, &MigrationWindow { begin_ns, switchover_end_ns: end_ns, end_ns }, Some(begin_ns))
 }
 
 #[test]

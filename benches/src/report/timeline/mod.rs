@@ -144,6 +144,9 @@ impl Panel<'_> {
         if let Some(gap) = client.downtime_client_us {
             words.push(format!("longest gap {}", units::micros(gap)));
         }
+        if let Some(gap) = client.switchover_client_us {
+            words.push(format!("at the switchover {}", units::micros(gap)));
+        }
         if let Some(response) = client.longest_response_us {
             words.push(format!("longest response {}", units::micros(response)));
         }
