@@ -10,6 +10,8 @@ use std::{
 /// How soon a thread gets the processor, against all others on the host.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Priority {
+    /// It serves missing pages, a little at a time: a vCPU waits for each, and nothing else should come before it.
+    Serving,
     /// A vCPU waits for every step of it.
     Urgent,
     /// A guest's network waits for it: it does little at a time, and at once.
@@ -37,7 +39,7 @@ impl Priority {
     /// Its share, as a nice value.
     fn nice(self) -> i32 {
         match self {
-            Priority::Urgent => -10,
+            Priority::Serving | Priority::Urgent => -10,
             Priority::Frames | Priority::Normal | Priority::Rounds => 0,
             Priority::Push => -4,
             Priority::Preparation => 5,
@@ -49,7 +51,7 @@ impl Priority {
     /// since Linux 6.12 heeded for SCHED_OTHER too); zero is the host's own.
     fn slice(self) -> Duration {
         match self {
-            Priority::Urgent | Priority::Frames | Priority::Preparation => SHORTEST,
+            Priority::Serving | Priority::Urgent | Priority::Frames | Priority::Preparation => SHORTEST,
             Priority::Normal => Duration::ZERO,
             Priority::Rounds | Priority::Push => LONG,
             Priority::Background => LONGEST,
@@ -70,6 +72,21 @@ pub(crate) fn set_priority(to: Priority) {
         tracing::debug!("no permission to change a thread's priority");
     }
     set_slice(to.slice());
+    if matches!(to, Priority::Serving) {
+        go_ahead_of_all();
+    }
+}
+
+/// Puts the calling thread ahead of all that share processors by weight: those have had their share at times, and wait for
+/// others then, however much they weigh.
+fn go_ahead_of_all() {
+    let first = libc::sched_param { sched_priority: 1 };
+    // SAFETY: a call about the calling thread, which reads `first`.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const first) }
+        != 0
+    {
+        tracing::debug!("no permission to serve pages ahead of all other threads");
+    }
 }
 
 /// Sets the calling thread's slice, which needs no permission.

@@ -88,7 +88,7 @@ impl PageServer {
     pub fn spawn(wire: Box<dyn Wire>, pages: Arc<dyn GuestPages>) -> io::Result<PageServer> {
         let (begin, wait) = channel::<Arc<Shared>>();
         let prepare = move || {
-            set_priority(Priority::Urgent);
+            set_priority(Priority::Serving);
             Answers::new(wire, pages)
         };
         let serve = move |answers: Answers| match wait.recv() {
