@@ -93,7 +93,7 @@ fn a_connection_is_held_from_a_to_b_and_back() {
         std::thread::sleep(Duration::from_millis(300));
         let recording = client.finish();
         let window = MigrationWindow { begin_ns, switchover_end_ns: end_ns, end_ns };
-        let seen = probe::report(&recording, &window);
+        let seen = probe::report(&recording, &window, None);
         println!("{strategy}: {there} frames carried there and {back} back, the client saw {seen:?}");
         assert!(
             seen.requests_sent > 0 && seen.stream_bytes_checked.is_some_and(|bytes| bytes > 0),
