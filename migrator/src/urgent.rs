@@ -10,9 +10,9 @@ use std::{
 /// How soon a thread gets the processor, against all others on the host.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Priority {
-    /// It serves missing pages, a little at a time: a vCPU waits for each, and nothing else should come before it.
-    Serving,
-    /// A vCPU waits for every step of it.
+    /// A vCPU waits for every step of it, and it does little at a time: it comes before all that share by weight.
+    Foremost,
+    /// A vCPU waits for every step of it, and it may move much.
     Urgent,
     /// A guest's network waits for it: it does little at a time, and at once.
     Frames,
@@ -39,7 +39,7 @@ impl Priority {
     /// Its share, as a nice value.
     fn nice(self) -> i32 {
         match self {
-            Priority::Serving | Priority::Urgent => -10,
+            Priority::Foremost | Priority::Urgent => -10,
             Priority::Frames | Priority::Normal | Priority::Rounds => 0,
             Priority::Push => -4,
             Priority::Preparation => 5,
@@ -51,7 +51,7 @@ impl Priority {
     /// since Linux 6.12 heeded for SCHED_OTHER too); zero is the host's own.
     fn slice(self) -> Duration {
         match self {
-            Priority::Serving | Priority::Urgent | Priority::Frames | Priority::Preparation => SHORTEST,
+            Priority::Foremost | Priority::Urgent | Priority::Frames | Priority::Preparation => SHORTEST,
             Priority::Normal => Duration::ZERO,
             Priority::Rounds | Priority::Push => LONG,
             Priority::Background => LONGEST,
@@ -71,22 +71,32 @@ pub(crate) fn set_priority(to: Priority) {
     if raised != 0 {
         tracing::debug!("no permission to change a thread's priority");
     }
+    let is_first = matches!(to, Priority::Foremost);
+    if !is_first {
+        step_back();
+    }
+    // What goes first has no slice, but where that is not permitted it has this.
     set_slice(to.slice());
-    if matches!(to, Priority::Serving) {
-        go_ahead_of_all();
+    if is_first && !set_policy(libc::SCHED_FIFO, 1) {
+        tracing::debug!("no permission to go before all other threads");
     }
 }
 
-/// Puts the calling thread ahead of all that share processors by weight: those have had their share at times, and wait for
-/// others then, however much they weigh.
-fn go_ahead_of_all() {
-    let first = libc::sched_param { sched_priority: 1 };
-    // SAFETY: a call about the calling thread, which reads `first`.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const first) }
-        != 0
-    {
-        tracing::debug!("no permission to serve pages ahead of all other threads");
+/// Puts the calling thread back among those that share processors by weight, if it went before them.
+fn step_back() {
+    // SAFETY: a call about the calling thread.
+    let is_first = unsafe { libc::sched_getscheduler(0) } == libc::SCHED_FIFO;
+    if is_first && !set_policy(libc::SCHED_OTHER, 0) {
+        tracing::warn!("a thread goes on before all others");
     }
+}
+
+/// Puts the calling thread under a policy: under SCHED_FIFO it goes before all that share processors by weight, which have
+/// had their share at times and wait for others then, however much they weigh. Returns whether it did.
+fn set_policy(policy: libc::c_int, priority: libc::c_int) -> bool {
+    let parameters = libc::sched_param { sched_priority: priority };
+    // SAFETY: a call about the calling thread, which reads its last argument.
+    unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) == 0 }
 }
 
 /// Sets the calling thread's slice, which needs no permission.
@@ -115,4 +125,26 @@ pub(crate) fn at_priority<T: Send>(priority: Priority, work: impl FnOnce() -> T 
         work()
     };
     thread::scope(|scope| scope.spawn(worker).join().unwrap_or_else(|panic| resume_unwind(panic)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_went_before_all_others_goes_back_among_them() {
+        // SAFETY: a call about the calling thread.
+        let policy = || unsafe { libc::sched_getscheduler(0) };
+        let worker = move || {
+            let before = policy();
+            set_priority(Priority::Foremost);
+            let first = policy();
+            set_priority(Priority::Push);
+            (before, first, policy())
+        };
+        let (before, first, after) = thread::spawn(worker).join().unwrap();
+        // Where it is not permitted nothing changes.
+        assert!(first == libc::SCHED_FIFO || first == before);
+        assert_eq!((before, after), (libc::SCHED_OTHER, libc::SCHED_OTHER));
+    }
 }

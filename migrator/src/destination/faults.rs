@@ -49,7 +49,7 @@ impl FaultServer {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let (stopped, serves) = (stop.clone(), missing.clone());
         let prepare = move || {
-            set_priority(Priority::Serving);
+            set_priority(Priority::Foremost);
             Server::new(wire, serves, page_count)
         };
         let serve = move |server: Server| server.run(&wait, &stopped);

@@ -179,8 +179,9 @@ impl<V: DestinationVm> Prepared<V> {
         mut control: Control,
         on_start: impl FnOnce(&VmDescription),
     ) -> Result<Arrival<V>, ReceiveError<V>> {
-        // A vCPU that has just been started must not take the processor from the thread that started it.
-        set_priority(Priority::Urgent);
+        // A vCPU that has just been started must not take the processor from the thread that started it, which has yet to
+        // announce the guest.
+        set_priority(Priority::Foremost);
         let start = self.load(&mut control).and_then(|arrivals| {
             let received = await_start(&mut control)?;
             arrivals.begin_running().map_err(|_| ReceiveError::Stopped)?;

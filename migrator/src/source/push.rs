@@ -88,7 +88,7 @@ impl PageServer {
     pub fn spawn(wire: Box<dyn Wire>, pages: Arc<dyn GuestPages>) -> io::Result<PageServer> {
         let (begin, wait) = channel::<Arc<Shared>>();
         let prepare = move || {
-            set_priority(Priority::Serving);
+            set_priority(Priority::Foremost);
             Answers::new(wire, pages)
         };
         let serve = move |answers: Answers| match wait.recv() {
