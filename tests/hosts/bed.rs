@@ -148,9 +148,7 @@ impl Bed {
         check_qemu()?;
         let debian = Debian::find()?;
         let programs = programs(config.has_client)?;
-        let directory = tempfile::Builder::new().prefix("ferry-hosts-").tempdir();
-        let directory =
-            directory.map_err(|e| BedError::io("create a directory in", &std::env::temp_dir(), e))?;
+        let directory = scratch()?;
         let mut files = config.files.clone();
         if config.has_linux_guest {
             let guest = recipe::make(&directory.path().join("linux"))?;
@@ -196,6 +194,18 @@ impl Bed {
         let hosts =
             booting.into_iter().map(|host| host.finish(&switch, PATIENCE)).collect::<Result<_, _>>()?;
         Ok(Bed { hosts, kvm_hosts: config.hosts.len(), switch, directory })
+    }
+
+    /// Downloads and builds all that a bed is made of, which takes minutes once. [`Bed::up`] does that too.
+    ///
+    /// # Errors
+    /// As of [`Bed::up`].
+    pub fn prepare() -> Result<(), BedError> {
+        check_qemu()?;
+        Debian::find()?;
+        programs(true)?;
+        recipe::make(scratch()?.path())?;
+        Ok(())
     }
 
     /// A host that runs guests, counted from 0: `host(0)` is `host-1`.
@@ -249,6 +259,12 @@ impl Bed {
     pub fn mend(&self, one: usize, other: usize) {
         self.switch.cut(one, other, false);
     }
+}
+
+/// A folder of one's own that goes when it is dropped.
+fn scratch() -> Result<TempDir, BedError> {
+    let made = tempfile::Builder::new().prefix("ferry-hosts-").tempdir();
+    made.map_err(|e| BedError::io("create a directory in", &std::env::temp_dir(), e))
 }
 
 /// The file of a disk that hosts share, if they do.

@@ -29,7 +29,7 @@ pub(super) async fn begin(
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct MigrationQuery {
-    /// Answer only when the migration is over. The process of a VM that has moved lingers for up to two seconds until
+    /// Answer only when the migration is over. The process of a VM that has moved lingers for up to ten seconds until
     /// somebody who waits has got the report.
     #[serde(default)]
     wait: bool,

@@ -22,8 +22,9 @@ use crate::{
     vm::{HeldVm, SourceVm},
 };
 
-/// How long a process whose VM has moved waits for somebody to fetch the report.
-const REPORT_LIFETIME: Duration = Duration::from_secs(2);
+/// How long a process whose VM has moved waits for somebody to fetch the report: on a busy host `ferry migrate` may take
+/// seconds to get the processor.
+const REPORT_LIFETIME: Duration = Duration::from_secs(10);
 
 /// What is asked for.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]

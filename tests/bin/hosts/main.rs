@@ -42,6 +42,8 @@ enum Command {
         #[arg(long, value_name = "FOLDER")]
         logs: Option<PathBuf>,
     },
+    /// Download and build what hosts are made of, and boot none
+    Prepare,
     /// A shell on a host of `hosts up`
     Shell {
         /// host-1, host-2, … or client
@@ -114,6 +116,10 @@ fn main() -> anyhow::Result<ExitCode> {
                 }
             }
             Ok(code)
+        }
+        Command::Prepare => {
+            Bed::prepare()?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Shell { host } => shell::attach(&host),
     }
