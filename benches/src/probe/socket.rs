@@ -1,13 +1,14 @@
 //! What all of the probe's sockets need.
 
 use std::{
-    io, mem,
+    io,
     net::{SocketAddr, SocketAddrV4, TcpStream},
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::BorrowedFd,
     thread,
     time::{Duration, Instant},
 };
 
+use migrator::transport::tcp;
 use rustix::net::SendFlags;
 
 use super::ProbeError;
@@ -42,19 +43,6 @@ pub fn unreachable(
 
 /// Segments that the kernel sent more than once over a connection (`tcpi_total_retrans`).
 pub fn retransmissions(socket: BorrowedFd<'_>) -> u64 {
-    // SAFETY: all zeros is a valid tcp_info.
-    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
-    let mut length = mem::size_of::<libc::tcp_info>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes into `info`.
-    let done = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut info).cast(),
-            &raw mut length,
-        )
-    };
     // A socket that was connected once has a tcp_info; there is no other reason to refuse.
-    if done == 0 { u64::from(info.tcpi_total_retrans) } else { 0 }
+    tcp::info(socket).map_or(0, |info| info.tcpi_total_retrans.into())
 }

@@ -45,7 +45,7 @@ pub fn downtime(summary: &Summary<'_>) -> Bars {
         let clocks: [Clock; 3] = [
             ("guest", "", |run| run.downtime_guest_us),
             ("engine", " pale", |run| run.moved.downtime_engine_us),
-            ("client", " hollow", |run| run.client.as_ref()?.gap_at_switchover_us()),
+            ("client", " hollow", |run| run.client.as_ref()?.switchover_client_us),
         ];
         let bar = |(clock, look, of): Clock| {
             let spread = Spread::of(row.measured().filter_map(of))?;

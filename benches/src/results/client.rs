@@ -10,7 +10,8 @@ pub struct ClientReport {
     /// answers ceased for good, until the end of the run.
     pub downtime_client_us: Option<u64>,
     /// The longest time between two responses that reaches into the switchover: what of the figure above the switchover
-    /// is the cause of. Nothing if the guest did not move.
+    /// is the cause of. Nothing if the guest did not move,
+    /// and in results that are older than this figure.
     #[serde(default)]
     pub switchover_client_us: Option<u64>,
     /// The longest time from the scheduled send of a request to its response, of all that waited while the guest was
@@ -43,13 +44,6 @@ pub struct ClientReport {
     pub stream_errors: Option<u64>,
     /// How late the probe itself was: what of the times above may be its own.
     pub probe_stalls_us: Option<Percentiles>,
-}
-
-impl ClientReport {
-    /// The gap at the switchover. Of results that do not know it, the longest of the migration.
-    pub fn gap_at_switchover_us(&self) -> Option<u64> {
-        self.switchover_client_us.or(self.downtime_client_us)
-    }
 }
 
 /// Response times of the requests that were scheduled before the command to migrate, between it and the end of the

@@ -59,7 +59,7 @@ impl Client {
         let permille = |percent: f64| (percent * 10.0).round().max(0.0) as u64;
         Client {
             downtime: spread(&|report| report.downtime_client_us),
-            at_switchover: spread(&ClientReport::gap_at_switchover_us),
+            at_switchover: spread(&|report| report.switchover_client_us),
             longest_response: spread(&|report| report.longest_response_us),
             response: ResponseTimes {
                 before: medians(reports.iter().filter_map(|report| report.response_us.before)),

@@ -3,7 +3,7 @@
 use std::{
     io, mem,
     net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     sync::OnceLock,
     time::{Duration, Instant},
 };
@@ -163,15 +163,21 @@ fn wire(stream: TcpStream, interrupt: &Interrupt) -> io::Result<Box<dyn Wire>> {
 
 /// How long a round trip over a connection takes, if the kernel tells.
 fn round_trip(stream: &TcpStream) -> Option<Duration> {
+    let micros = info(stream.as_fd())?.tcpi_rtt;
+    (micros > 0).then(|| Duration::from_micros(micros.into()))
+}
+
+/// What the kernel tells of a TCP socket, if it does.
+pub fn info(socket: BorrowedFd<'_>) -> Option<libc::tcp_info> {
     // SAFETY: all of its fields are numbers.
     let mut info: libc::tcp_info = unsafe { mem::zeroed() };
     let mut len = size_of_val(&info) as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes to `info`.
     let told = unsafe {
         let (level, option) = (libc::IPPROTO_TCP, libc::TCP_INFO);
-        libc::getsockopt(stream.as_raw_fd(), level, option, (&raw mut info).cast(), &raw mut len)
+        libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut info).cast(), &raw mut len)
     };
-    (told == 0 && info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into()))
+    (told == 0).then_some(info)
 }
 
 #[cfg(test)]

@@ -219,7 +219,7 @@ pub(crate) fn populate(mapping: &Mapping, pages: Range<u64>) -> Result<(), Advis
     const PAGES_PER_THREAD: u64 = (64 << 20) / PAGE_BYTES;
     /// Two huge pages, half a millisecond. Bites border on huge pages, or two threads would both fault the one between them.
     const BITE_PAGES: u64 = 2 * crate::config::HUGE_PAGE_BYTES / PAGE_BYTES;
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    let cores = thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
     let threads = (pages.end.saturating_sub(pages.start) / PAGES_PER_THREAD).clamp(1, cores);
     let next = AtomicU64::new(pages.start);
     let populate_some = || {
