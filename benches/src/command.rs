@@ -7,7 +7,7 @@ use migrator::strategy::Strategy;
 
 use crate::{
     network::Bandwidth,
-    plan::{Choices, Fill, Plan},
+    plan::{Choices, Fill, Idle, Plan},
     units::{parse_bytes, parse_duration},
 };
 
@@ -58,6 +58,16 @@ pub struct Compare {
     /// Its vCPUs.
     #[arg(long, value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u8).range(1..=16), value_name = "N,…")]
     pub vcpus: Vec<u8>,
+    /// What they do when there is nothing to do: spin sees every gap; halt sleeps until the next tick, as most guests do,
+    /// and leaves the processor to others, the engine's threads among them.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "spin",
+        value_name = "spin|halt,…",
+        hide_possible_values = true
+    )]
+    pub idle: Vec<Idle>,
     /// How often each combination is measured.
     #[arg(long, default_value = "3", value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "N")]
     pub runs: u32,
@@ -158,6 +168,7 @@ impl Compare {
             working_sets: once_each(self.working_set.iter().copied()),
             fills: once_each(self.fill.iter().copied()),
             vcpus: once_each(self.vcpus.iter().copied()),
+            idles: once_each(self.idle.iter().copied()),
             links: once_each(self.link.iter().map(|link| link.0)),
             peers: Vec::new(),
         }

@@ -28,6 +28,29 @@ impl Fill {
     }
 }
 
+/// What the guest's vCPUs do when there is nothing to do.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Idle {
+    /// They look at the clock without pause: no gap is missed, and each takes a processor.
+    #[default]
+    Spin,
+    /// They sleep until the next tick, as most guests do: a gap seems longer by up to a tick, and others have the processor.
+    Halt,
+}
+
+impl Idle {
+    /// Its name on command lines and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Idle::Spin => "spin",
+            Idle::Halt => "halt",
+        }
+    }
+}
+
 /// The guest that is moved, what it does meanwhile, and the link that it moves over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
@@ -41,6 +64,9 @@ pub struct Workload {
     pub fill: Fill,
     /// Its vCPUs.
     pub vcpus: u8,
+    /// What they do when there is nothing to do.
+    #[serde(default)]
+    pub idle: Idle,
     /// The bandwidth of the link between source and destination; nothing if it has no limit.
     #[serde(default, rename = "link_bits_per_second", skip_serializing_if = "Option::is_none")]
     pub link: Option<Bandwidth>,
@@ -91,6 +117,9 @@ pub struct Choices {
     pub fills: Vec<Fill>,
     /// Numbers of vCPUs.
     pub vcpus: Vec<u8>,
+    /// What they do when there is nothing to do.
+    #[serde(default = "spinning")]
+    pub idles: Vec<Idle>,
     /// Bandwidths of the link; nothing is no limit.
     pub links: Vec<Option<Bandwidth>>,
     /// Settings of QEMU's; each stands beside a strategy, and is measured only if that is.
@@ -98,12 +127,18 @@ pub struct Choices {
     pub peers: Vec<Setting>,
 }
 
+/// What guests did before there was a choice.
+fn spinning() -> Vec<Idle> {
+    vec![Idle::Spin]
+}
+
 impl Choices {
     /// All kinds of guests.
     pub fn workloads(&self) -> Vec<Workload> {
         let mut workloads = Vec::new();
+        let cpus = self.vcpus.iter().flat_map(|&vcpus| self.idles.iter().map(move |&idle| (vcpus, idle)));
         for &link in &self.links {
-            for &vcpus in &self.vcpus {
+            for (vcpus, idle) in cpus.clone() {
                 for &fill in &self.fills {
                     for &memory_bytes in &self.memory {
                         for &working_set_bytes in &self.working_sets {
@@ -113,6 +148,7 @@ impl Choices {
                                 working_set_bytes,
                                 fill,
                                 vcpus,
+                                idle,
                                 link,
                             }));
                         }
@@ -175,6 +211,7 @@ impl Plan {
             ("--working-set", ours.working_sets != theirs.working_sets),
             ("--fill", ours.fills != theirs.fills),
             ("--vcpus", ours.vcpus != theirs.vcpus),
+            ("--idle", ours.idles != theirs.idles),
             ("--link", ours.links != theirs.links),
             ("--against", ours.peers != theirs.peers),
             ("--runs", self.runs != other.runs),
@@ -198,6 +235,7 @@ mod tests {
             working_sets: vec![64 << 20],
             fills: vec![Fill::Random],
             vcpus: vec![1],
+            idles: vec![Idle::Spin],
             links: vec![None],
             peers: Vec::new(),
         }

@@ -69,7 +69,7 @@ pub fn remaining(steps: Vec<Step>, results: &Results) -> Vec<Step> {
 mod tests {
     use super::*;
     use crate::{
-        plan::{Choices, Fill},
+        plan::{Choices, Fill, Idle},
         results::RunOutcome,
     };
 
@@ -84,6 +84,7 @@ mod tests {
             working_sets: vec![workload.working_set_bytes],
             fills: vec![Fill::Random],
             vcpus: vec![1],
+            idles: vec![Idle::Spin],
             links: vec![None],
             peers: Vec::new(),
         };

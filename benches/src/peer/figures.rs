@@ -34,7 +34,7 @@ mod tests {
     use migrator::strategy::Strategy;
 
     use super::*;
-    use crate::plan::{Fill, Workload};
+    use crate::plan::{Fill, Idle, Workload};
 
     /// QEMU 7.2's answer after a post-copy.
     const ANSWER: &str = r#"{"expected-downtime": 300, "status": "completed", "setup-time": 3, "downtime": 7,
@@ -49,6 +49,7 @@ mod tests {
             working_set_bytes: 64 << 20,
             fill: Fill::Random,
             vcpus: 1,
+            idle: Idle::Spin,
             link: None,
         };
         let mut run = Run::planned(Strategy::PostCopy, workload, 1);

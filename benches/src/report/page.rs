@@ -112,7 +112,8 @@ fn clocks() -> Markup {
     html! {
         h3 { "The clocks" }
         p {
-            "The guest's: it spins, and notes every step of its loop that took long. Its downtime is the first such gap "
+            "The guest's: it spins, and notes every step of its loop that took long (one that halts when idle sleeps until "
+            "its next tick, and sees up to that much more). Its downtime is the first such gap "
             "at the destination that the source's memory, which stands still from the pause on, does not know: the step "
             "began at the source and ended at the destination. All other gaps of the migration, such as page faults and "
             "the rehearsals before the rounds, are stalls, and the longest is kept beside it. The engine's: from "

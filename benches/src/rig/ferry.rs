@@ -78,8 +78,7 @@ pub fn pulse_words(workload: &Workload, seed: u64) -> Vec<String> {
         format!("working-set={}", workload.working_set_bytes),
         format!("dirty-rate={}", workload.dirty_rate_pages_per_second),
         "pattern=random".to_owned(),
-        // Spinning is the honest measure of a gap: a sleeping guest does not see one.
-        "idle=spin".to_owned(),
+        format!("idle={}", workload.idle.name()),
         format!("seed={seed}"),
     ]
 }

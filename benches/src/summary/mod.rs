@@ -6,7 +6,12 @@ mod row;
 pub use client::{Client, Sums};
 pub use row::{Row, Verified};
 
-use crate::{plan::Workload, results::Results, statistics::Spread, units};
+use crate::{
+    plan::{Idle, Workload},
+    results::Results,
+    statistics::Spread,
+    units,
+};
 
 /// All arms of a results file.
 #[derive(Debug)]
@@ -94,6 +99,9 @@ impl<'a> Summary<'a> {
         if differs(&|w| u64::from(w.vcpus)) {
             words.push(format!("{} vCPU", workload.vcpus));
         }
+        if differs(&|w| w.idle as u64) {
+            words.push(format!("{}s when idle", workload.idle.name()));
+        }
         if differs(&|w| w.link.map_or(0, u64::from)) {
             words.push(workload.link.map_or_else(|| "no limit".to_owned(), |link| link.to_string()));
         }
@@ -110,9 +118,10 @@ pub fn describe(workload: &Workload) -> String {
         }
     };
     let vcpus = if workload.vcpus == 1 { "1 vCPU".to_owned() } else { format!("{} vCPUs", workload.vcpus) };
+    let idle = if workload.idle == Idle::Halt { ", halting when idle" } else { "" };
     let link = workload.link.map(|link| format!(", over a link of {link}/s")).unwrap_or_default();
     format!(
-        "{} of {} memory, {vcpus}, {rate}{link}",
+        "{} of {} memory, {vcpus}{idle}, {rate}{link}",
         units::bytes(workload.memory_bytes),
         workload.fill.name()
     )

@@ -1,7 +1,7 @@
 //! The command line, and what is said when there is no QEMU.
 
 use super::*;
-use crate::plan::Fill;
+use crate::plan::{Fill, Idle};
 
 #[test]
 fn the_address_is_found_in_what_the_monitor_says() {
@@ -19,6 +19,7 @@ fn memory_is_of_the_size_that_ferry_has_and_preallocated_only_where_that_is_fair
         working_set_bytes: 1 << 20,
         fill: Fill::Random,
         vcpus: 2,
+        idle: Idle::Spin,
         link: None,
     };
     let (image, command_line) = (Path::new("/tmp/pulse"), "pulse seed=1");
