@@ -256,6 +256,18 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_from_before_guests_could_sleep_is_one_of_guests_that_spin() {
+        let plan = Plan { choices: choices(), runs: 5, downtime_limit_us: 50_000, delay_us: 0, client: true };
+        let mut old = serde_json::to_value(&plan).unwrap();
+        old.as_object_mut().unwrap().remove("idles").unwrap();
+        assert_eq!(serde_json::from_value::<Plan>(old).unwrap(), plan);
+        let mut sleepers = plan.clone();
+        sleepers.choices.idles = vec![Idle::Spin, Idle::Halt];
+        assert_eq!(plan.differences(&sleepers), ["--idle"]);
+        assert_eq!(sleepers.choices.arms().len(), 2 * plan.choices.arms().len());
+    }
+
+    #[test]
     fn arms_take_turns_and_lists_multiply() {
         let steps = choices().steps(2);
         assert_eq!(steps.len(), 3 * 2 * 2 * 2);
