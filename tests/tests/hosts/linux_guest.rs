@@ -126,10 +126,10 @@ impl<'a> Guest<'a> {
     /// What is typed at its console is answered.
     fn expect_console(&self, at: &Host, context: &str) {
         let mut typed = String::new();
-        // An emulated processor that others use takes its time.
-        for seconds in [3, 10, 30] {
+        // An emulated processor that others use takes its time. The console stays attached until it is ended.
+        for seconds in [10, 20, 60] {
             let console =
-                format!("(echo 'echo $((6 * 7))'x; sleep {seconds}) | timeout 60 ferry console linux");
+                format!("(echo 'echo $((6 * 7))'x; sleep {seconds}) | timeout {seconds} ferry console linux");
             typed = any(at, &console).text();
             if typed.contains("42x") {
                 return;
