@@ -29,9 +29,7 @@ impl Fill {
 }
 
 /// What the guest's vCPUs do when there is nothing to do.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Idle {
     /// They look at the clock without pause: no gap is missed, and each takes a processor.

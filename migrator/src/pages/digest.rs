@@ -85,8 +85,7 @@ fn sum(first: PageNumber, bytes: &[u8], skip: impl Fn(&[u8]) -> bool) -> u64 {
     sum
 }
 
-/// Has a page on its way into the cache while another is hashed. A processor's own prefetcher stops at the end of each page:
-/// so memory is hashed nearly twice as fast.
+/// Has a page on its way into the cache while another is hashed: a processor's own prefetcher stops at the end of each.
 #[cfg(target_arch = "x86_64")]
 fn prefetch(page: &[u8]) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
