@@ -18,6 +18,8 @@ pub enum Phase {
     Switchover,
     /// The guest runs at the destination; missing pages follow.
     Push,
+    /// The guest runs at the destination with all of its memory, and digests of it are compared.
+    Verify,
     /// Over.
     Ended,
 }

@@ -55,6 +55,7 @@ impl Display {
             ),
             Phase::Switchover => "switchover: the guest stands still".to_owned(),
             Phase::Push => format!("the guest runs there, {left} pages to follow, {rate}"),
+            Phase::Verify => "the guest runs there; comparing digests of all memory".to_owned(),
             Phase::Ended => "done".to_owned(),
         };
         self.line.set_length(now.pages_sent + now.pages_left);

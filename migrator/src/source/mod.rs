@@ -190,6 +190,7 @@ impl Migration<'_> {
             _ => {
                 // SAFETY: the guest was paused at the switchover and given up: it never runs here again.
                 let own = || unsafe { digest_of(&*self.pages) };
+                self.progress.update(|now| now.phase = Phase::Verify);
                 thread::sleep(FIRST_MOMENTS);
                 Some(digest == Some(at_priority(Priority::Background, own)))
             }

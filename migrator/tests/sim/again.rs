@@ -172,6 +172,34 @@ fn a_cancel_after_the_handover_comes_too_late() {
     tried.assert_one_guest(source, "cancelled too late");
 }
 
+/// Whoever looks at a guest that has moved is not told that it stands still.
+#[test]
+fn comparing_digests_is_a_phase_of_its_own() {
+    // It lasts for a moment, which whoever looks may sleep through on a busy host.
+    assert!((0..10).any(|seed| passes_through(Phase::Verify, seed)));
+}
+
+fn passes_through(phase: Phase, seed: u64) -> bool {
+    let mut source = boot(seed);
+    let mut attempt = Try::new(Strategy::PreCopy);
+    attempt.options.verify = Verify::AfterStart;
+    let progress = Arc::clone(&attempt.progress);
+    thread::scope(|scope| {
+        let watcher = scope.spawn(move || {
+            loop {
+                match progress.snapshot().phase {
+                    found if found == phase => return true,
+                    Phase::Ended => return false,
+                    _ => thread::sleep(Duration::from_millis(1)),
+                }
+            }
+        });
+        let tried = attempt.run(&mut source);
+        assert_eq!(tried.report.verified, Some(true));
+        watcher.join().unwrap()
+    })
+}
+
 #[test]
 fn a_timeout_ends_it_before_the_handover() {
     let mut source = boot(8);
