@@ -132,8 +132,8 @@ impl FdWire {
         }
     }
 
-    /// Whether a segment that is not full waits for more. Each call of a long message would else end with one: of a hundred
-    /// bytes, and it costs the two hosts what a full one of 64 KiB costs. (`MSG_MORE` holds it only until the next
+    /// Whether a segment that is not full waits for more. Each call of a long message would else end with one: on loopback of
+    /// a hundred bytes, and it goes a segment's whole way through both hosts. (`MSG_MORE` holds it only until the next
     /// acknowledgement, where a socket delays nothing otherwise.) Only TCP has segments.
     fn hold_short_segments(&self, hold: bool) {
         sockopt::set_tcp_cork(&self.fd, hold).ok();
