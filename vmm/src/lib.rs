@@ -39,7 +39,6 @@ mod host;
 mod kvm;
 mod memory;
 mod missing;
-mod slice;
 mod state;
 mod vcpu;
 mod vm;

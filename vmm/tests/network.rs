@@ -215,3 +215,33 @@ fn connections_go_on_in_another_machine_without_a_lost_frame() {
     let guest = get(&mut http);
     assert!(guest.contains("\"errors\":0"), "the connection from before is still there: {guest}");
 }
+
+/// Whether a thread of this name goes before all that share processors by weight (proc_pid_stat(5): field 41 is its policy).
+fn goes_first(name: &str) -> bool {
+    let threads = std::fs::read_dir("/proc/self/task").expect("this process's threads");
+    threads.flatten().any(|thread| {
+        // A thread may end while it is looked at.
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let Some((start, fields)) = stat.rsplit_once(") ") else { return false };
+        start.ends_with(&format!("({name}")) && fields.split(' ').nth(38) == Some("1")
+    })
+}
+
+#[test]
+fn a_card_goes_ahead_while_that_is_wanted() {
+    let test = "a_card_goes_ahead_while_that_is_wanted";
+    let permitted = std::thread::spawn(scheduling::go_first).join().expect("a thread");
+    if !permitted {
+        println!("skipped: {test}: no thread may go before others here (SCHED_FIFO needs CAP_SYS_NICE)");
+        return;
+    }
+    if !has_kvm(test) || !wire::in_own_network(test, HOST) {
+        return;
+    }
+    let (_vm, port) = machine("ferrytap0");
+    assert!(!goes_first("net1"));
+    port.go_ahead(true);
+    until("the card's thread goes ahead", || goes_first("net1"));
+    port.go_ahead(false);
+    until("the card's thread is as any other", || !goes_first("net1"));
+}

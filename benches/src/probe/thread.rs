@@ -162,14 +162,10 @@ fn times_in(longest: Duration, period: Duration) -> u64 {
 /// Has this thread run before others where that is permitted, and wake up on time where it is not. How late it is all
 /// the same is measured.
 fn run_first() {
-    // SAFETY: these take numbers and a structure that lives until they return, and concern this thread only.
-    unsafe {
-        libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong);
-        let priority = libc::sched_param { sched_priority: 1 };
-        if libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const priority) != 0
-        {
-            libc::setpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t, -20);
-        }
+    // SAFETY: it takes numbers, and concerns this thread only.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) };
+    if !scheduling::go_first() {
+        scheduling::set_nice(-20);
     }
 }
 

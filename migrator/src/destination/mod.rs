@@ -38,7 +38,7 @@ use crate::{
     timeline::micros,
     transport::{Acceptor, Interrupt},
     urgent::{Priority, at_priority, set_priority},
-    vm::{DestinationHost, DestinationVm, VmDescription},
+    vm::{DestinationHost, DestinationVm, FramesAhead, VmDescription},
 };
 use arrivals::{Arrivals, Staging};
 use bulk::BulkReceiver;
@@ -179,6 +179,7 @@ impl<V: DestinationVm> Prepared<V> {
         mut control: Control,
         on_start: impl FnOnce(&VmDescription),
     ) -> Result<Arrival<V>, ReceiveError<V>> {
+        let _ahead = FramesAhead::of(self.vm.network());
         // A vCPU that has just been started must not take the processor from the thread that started it, which has yet to
         // announce the guest.
         set_priority(Priority::Foremost);

@@ -88,6 +88,10 @@ impl Network for KvmNetwork {
     fn learning_time(&self) -> Duration {
         LEARNING_TIME
     }
+
+    fn go_ahead(&self, ahead: bool) {
+        self.ports.iter().for_each(|port| port.go_ahead(ahead));
+    }
 }
 
 #[cfg(test)]

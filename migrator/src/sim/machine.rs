@@ -175,6 +175,12 @@ impl Network for Shared {
     fn learning_time(&self) -> Duration {
         Duration::from_micros(200)
     }
+
+    fn go_ahead(&self, ahead: bool) {
+        let mut network = self.network.lock();
+        network.is_ahead = ahead;
+        network.was_ahead |= ahead;
+    }
 }
 
 /// Nanoseconds since the host booted: the same clock for every process on it.

@@ -27,6 +27,9 @@ pub(super) struct Frames {
     pub next: u64,
     pub late_ones_came: bool,
     pub announcements: u32,
+    /// Its frames go ahead of others now, and did at any time.
+    pub is_ahead: bool,
+    pub was_ahead: bool,
 }
 
 impl SimNetwork {

@@ -139,6 +139,12 @@ impl SimVm {
         self.shared.network.lock().next
     }
 
+    /// Whether its frames go ahead of others now, and whether they ever did.
+    pub fn frames_ahead(&self) -> (bool, bool) {
+        let network = self.shared.network.lock();
+        (network.is_ahead, network.was_ahead)
+    }
+
     /// How often the network was told that the guest is here.
     pub fn announcements(&self) -> u32 {
         self.shared.network.lock().announcements

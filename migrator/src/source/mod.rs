@@ -42,7 +42,7 @@ use crate::{
     timeline::{Round, Timeline, micros},
     transport::{Connector, Interrupt},
     urgent::{Priority, at_priority, set_priority},
-    vm::SourceVm,
+    vm::{FramesAhead, SourceVm},
 };
 use carry::Carrier;
 pub(crate) use carry::Carrying;
@@ -94,6 +94,7 @@ pub fn migrate(
     let deadline = options.timeout.map(|timeout| timeline.begin + timeout);
     let interrupt = interrupt.child(deadline);
     let mut report = Report::new(strategy, &vm.describe(), options);
+    let _ahead = FramesAhead::of(vm.network());
     let opened = Migration::open(vm, connector, strategy.needs(), options, &interrupt, progress, timeline);
     match opened {
         Ok(mut migration) => {

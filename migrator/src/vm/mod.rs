@@ -7,10 +7,11 @@ use std::{error::Error, os::fd::BorrowedFd, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub(crate) use self::announcer::Announcer;
+pub(crate) use self::{ahead::FramesAhead, announcer::Announcer};
 pub use self::{held::HeldVm, paused::PausedVm};
 use crate::pages::{GuestPages, PageNumber, PageRun, PageSet};
 
+mod ahead;
 mod announcer;
 mod held;
 mod paused;
@@ -240,6 +241,10 @@ pub trait Network: Send + Sync {
 
     /// How long frames may still come to the old place after the announcement.
     fn learning_time(&self) -> Duration;
+
+    /// Has the guest's frames handled ahead of what else this host does, or no more. A machine that cannot does as
+    /// before.
+    fn go_ahead(&self, _ahead: bool) {}
 }
 
 /// A host that can make machines for VMs that want to come.

@@ -108,9 +108,13 @@ impl Tried {
             report.error,
             destination.as_ref().err()
         );
+        assert!(!source.frames_ahead().0, "{context}: its frames go ahead for ever");
         match (report.outcome, destination) {
             (Outcome::Completed, Ok(mut arrival)) => {
                 arrival.vm.await_first_steps();
+                let has_network = source.frames_sent() > 0;
+                assert_eq!(source.frames_ahead(), (false, has_network), "{context}");
+                assert_eq!(arrival.vm.frames_ahead(), (false, has_network), "{context}");
                 assert!(!source.is_running() && arrival.vm.is_running(), "{context}");
                 assert_ne!(report.verified, Some(false), "{context}");
                 assert_memory_right(&arrival.vm, &context);

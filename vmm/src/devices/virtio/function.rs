@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::chain::{BadChain, Chain};
@@ -95,6 +96,11 @@ pub(super) trait Function: Send + fmt::Debug {
 
     /// What its worker waits for beside kicks: readable when there is something to do.
     fn source(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Says whether its worker is to go ahead of others, if that is ever wanted of it.
+    fn precedence(&self) -> Option<Arc<AtomicBool>> {
         None
     }
 

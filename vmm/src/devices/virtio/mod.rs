@@ -34,6 +34,7 @@ pub(crate) mod console;
 mod function;
 mod interrupt;
 pub(crate) mod net;
+mod precedence;
 mod queue;
 mod registers;
 mod rng;

@@ -8,22 +8,21 @@ use std::thread::JoinHandle;
 use rustix::event::{PollFd, PollFlags, poll};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::precedence::Precedence;
 use super::transport::{Turn, VirtioDevice};
-use crate::slice;
 
 /// Starts the thread of `device`, named `name`; it waits until the device is opened.
 pub(super) fn spawn(device: Arc<VirtioDevice>, name: String) -> io::Result<JoinHandle<()>> {
     let source = device.source();
-    std::thread::Builder::new().name(name).spawn(move || {
-        // A vCPU that spins would keep a frame or a block waiting for a whole tick.
-        slice::set(slice::SHORTEST);
-        run(&device, source.as_ref());
-    })
+    std::thread::Builder::new().name(name).spawn(move || run(&device, source.as_ref()))
 }
 
 fn run(device: &VirtioDevice, source: Option<&OwnedFd>) {
+    let mut precedence = Precedence::new(device.precedence());
     loop {
-        match device.turn() {
+        let turn = device.turn();
+        precedence.settle();
+        match turn {
             // The lock is free for a moment: whoever waits for it gets its chance.
             Turn::Again => std::thread::yield_now(),
             Turn::Wait { kick, source: wanted } => wait(device, kick, source.filter(|_| wanted)),

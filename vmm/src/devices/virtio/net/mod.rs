@@ -22,7 +22,7 @@ mod tests;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
@@ -222,6 +222,10 @@ impl Function for Net {
 
     fn source(&self) -> Option<BorrowedFd<'_>> {
         Some(self.shared.tap.as_fd())
+    }
+
+    fn precedence(&self) -> Option<Arc<AtomicBool>> {
+        Some(Arc::clone(&self.shared.is_ahead))
     }
 
     fn started(&mut self, first: bool) {

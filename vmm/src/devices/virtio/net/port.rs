@@ -81,6 +81,8 @@ pub(super) struct Shared {
     /// The tap may hold frames from before the guest was here. Locked while they are thrown away.
     stale: Mutex<bool>,
     backlog: Mutex<Backlog>,
+    /// The device's worker goes ahead of others.
+    pub(super) is_ahead: Arc<AtomicBool>,
     /// Wakes the device's worker.
     control: Arc<EventFd>,
 }
@@ -94,6 +96,7 @@ impl Shared {
             address: GuestAddress::default(),
             counters: Counters::default(),
             runs: AtomicBool::new(false),
+            is_ahead: Arc::default(),
             stale: Mutex::new(false),
             backlog: Mutex::default(),
         }
@@ -201,9 +204,21 @@ impl NetPort {
             return Err(InjectError::Full);
         }
         count(&self.shared.counters.injected);
+        self.wake();
+        Ok(())
+    }
+
+    /// Has the guest's frames handled ahead of what else this host's processors do, as far as that is permitted
+    /// (SCHED_FIFO), until told otherwise: for a while in which much is copied. A guest gets no more than a part of a processor
+    /// by it.
+    pub fn go_ahead(&self, ahead: bool) {
+        self.shared.is_ahead.store(ahead, Ordering::Relaxed);
+        self.wake();
+    }
+
+    fn wake(&self) {
         // Fails only when the counter is full, and then the worker is awake.
         self.shared.control.write(1).ok();
-        Ok(())
     }
 
     /// Tells the network that the guest is here now, after its start: by gratuitous ARP if its IPv4 address is known, and

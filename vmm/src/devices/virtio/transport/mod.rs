@@ -235,6 +235,11 @@ impl VirtioDevice {
         self.lock().function.source().and_then(|source| source.try_clone_to_owned().ok())
     }
 
+    /// Says whether the worker is to go ahead of others, if that is ever wanted of it.
+    pub(in crate::devices::virtio) fn precedence(&self) -> Option<Arc<AtomicBool>> {
+        self.lock().function.precedence()
+    }
+
     fn wake(&self) {
         // Fails only when the counter is full, and then the worker is awake.
         let _ = self.control.write(1);
