@@ -54,7 +54,7 @@ fn header(has_client: bool) -> Vec<&'static str> {
 fn cells(row: &Row<'_>, has_client: bool) -> Vec<String> {
     let none = || "–".to_owned();
     let faults = row.faults().map_or_else(none, |(count, p50, p99)| {
-        format!("{}\n{} / {}", units::count(count.median), p50.median, units::micros(p99.median))
+        format!("{}\n{}", units::count(count.median), units::micros_pair(p50.median, p99.median))
     });
     let client = has_client.then(|| row.downtime_client().map_or_else(none, |spread| time(&spread)));
     let downtimes = [

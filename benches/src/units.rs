@@ -63,12 +63,22 @@ pub fn signed_micros(us: i64) -> String {
 
 /// From where to where a value went, to stand under its median: in the median's unit, which is not said again.
 pub fn micros_range(spread: &Spread) -> String {
-    let unit = match spread.median {
+    let unit = unit_of(spread.median);
+    format!("{}–{}", digits(spread.min as f64 / unit), digits(spread.max as f64 / unit))
+}
+
+/// Two values in the unit that fits the second, which is said once: `80 / 126 µs`, `0.8 / 2.11 ms`.
+pub fn micros_pair(first: u64, second: u64) -> String {
+    format!("{} / {}", digits(first as f64 / unit_of(second)), micros(second))
+}
+
+/// How many microseconds the unit has that fits.
+fn unit_of(us: u64) -> f64 {
+    match us {
         0..1_000 => 1.0,
         1_000..1_000_000 => 1e3,
         _ => 1e6,
-    };
-    format!("{}–{}", digits(spread.min as f64 / unit), digits(spread.max as f64 / unit))
+    }
 }
 
 /// Bytes in binary units: `512 MiB`, `4.25 MiB`.
@@ -140,6 +150,7 @@ mod tests {
         assert_eq!([signed_micros(-1_266), signed_micros(0), signed_micros(20)], ["−1.27 ms", "0", "+20 µs"]);
         assert_eq!(micros_range(&Spread { min: 1_100, median: 1_200, max: 1_900 }), "1.1–1.9");
         assert_eq!(micros_range(&Spread { min: 900, median: 1_200, max: 19_000 }), "0.9–19");
+        assert_eq!([micros_pair(80, 126), micros_pair(795, 2_110)], ["80 / 126 µs", "0.8 / 2.11 ms"]);
         assert_eq!([bytes(512 << 20), bytes(1_500)], ["512 MiB", "1.46 KiB"]);
         assert_eq!(speed(3_849_000_000), "3.85 GB/s");
         assert_eq!(count(131_072), "131\u{202f}072");

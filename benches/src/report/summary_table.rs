@@ -66,7 +66,7 @@ fn cells(row: &Row<'_>, ours: Option<&Row<'_>>) -> [Markup; 10] {
         @match row.faults() {
             None => "–",
             Some((count, p50, p99)) => {
-                (p50.median) " / " (units::micros(p99.median)) small { (units::count(count.median)) " faults" }
+                (units::micros_pair(p50.median, p99.median)) small { (units::count(count.median)) " faults" }
             }
         }
     };

@@ -14,6 +14,7 @@ pub fn needs() -> Vec<Need> {
     vec![
         Need::new("tap", Weight::Useful, "guests with a network", tap()),
         Need::new("network namespaces", Weight::Useful, "emulated hosts on one machine", namespaces()),
+        Need::new("precedence", Weight::Useful, "clients of a guest that moves wait less", precedence()),
         Need::new("open files", Weight::Useful, "links, sockets and guests", open_files()),
         Need::new("CPUs", Weight::Measuring, "a guest and the engine that moves it share them", cpus()),
         Need::new("CPU governor", Weight::Measuring, "a clock that changes makes figures differ", governor()),
@@ -34,6 +35,19 @@ fn namespaces() -> Result<String, Lack> {
     match host_network::permitted() {
         Ok(privilege) => Ok(privilege.in_words().to_owned()),
         Err(refusal) => lack(in_words(&refusal), refusal.mend()),
+    }
+}
+
+/// Whether threads that a guest or its clients wait for may go before others.
+fn precedence() -> Result<String, Lack> {
+    // On a thread of its own, with which it is gone.
+    let permitted = thread::spawn(scheduling::go_first).join().unwrap_or(false);
+    match permitted {
+        true => Ok("threads may go ahead of others (SCHED_FIFO)".to_owned()),
+        false => lack(
+            "threads may not go ahead of others (SCHED_FIFO)",
+            "as root: setcap cap_sys_nice+ep FERRY, with the path of this program",
+        ),
     }
 }
 
