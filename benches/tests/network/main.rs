@@ -8,18 +8,14 @@ mod moves;
 mod shaped;
 mod unprivileged;
 
-use benches::network::{Network, NetworkConfig, NetworkError};
+use benches::network::{Network, NetworkConfig};
+use migrator::report::in_words;
 
 /// A network, or nothing where none may be made; then the test says so by its name.
 pub fn network(name: &str, config: &NetworkConfig) -> Option<Network> {
-    match Network::up(config) {
-        Ok(network) => Some(network),
-        Err(NetworkError::Namespace { cause, .. })
-            if cause.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error()) =>
-        {
-            println!("skipped: {name}: this user may not make network namespaces: {cause}");
-            None
-        }
-        Err(error) => panic!("{}", migrator::report::in_words(&error)),
+    if let Err(refusal) = migrator::host_network::permitted() {
+        println!("skipped: {name}: {}", in_words(&refusal));
+        return None;
     }
+    Some(Network::up(config).unwrap_or_else(|error| panic!("{}", in_words(&error))))
 }
