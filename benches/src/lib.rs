@@ -11,6 +11,7 @@ pub mod bench;
 pub mod command;
 pub mod compare;
 pub mod gaps;
+pub mod handover;
 pub mod host;
 pub mod interrupt;
 pub mod network;

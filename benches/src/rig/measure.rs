@@ -14,7 +14,8 @@ use super::{
     ferry::Vm,
 };
 use crate::{
-    gaps::{self, Gap, GapHistogram, Window},
+    gaps::{self, GapHistogram, Window},
+    handover::Handover,
     host::{CpuTimes, Load, WarmMemory},
     interrupt,
     network::Network,
@@ -30,8 +31,6 @@ const READY_BASE: Duration = Duration::from_secs(30);
 const READY_PER_GIB: Duration = Duration::from_secs(10);
 /// How long a migration may take until the handover.
 pub const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long the guest's first step at the destination is waited for.
-pub const FIRST_STEP: Duration = Duration::from_millis(500);
 /// The engine gives up first.
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(150);
 
@@ -160,17 +159,7 @@ impl Sides {
             let guest = vm.control.guest().ok().filter(|guest| guest.available)?;
             Some(guest.gaps)
         };
-        let at_source = gaps(&self.source);
-        let known = at_source.as_deref().unwrap_or_default();
-        let mut first: Vec<Gap> = Vec::new();
-        // In post-copy the guest runs before the pages are there that its first step needs; its gap is noted after it.
-        let (deadline, mut looks_left) = (Instant::now() + FIRST_STEP, 3);
-        while looks_left > 0 && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(2));
-            first.extend(gaps(&self.destination).unwrap_or_default());
-            looks_left -= u32::from(first.iter().any(|gap| !known.contains(gap)));
-        }
-        Handover { at_source, first, seen_ns }
+        Handover::read(seen_ns, gaps(&self.source), || gaps(&self.destination))
     }
 
     /// What the guest saw of the move, and what it finds in its memory after it.
@@ -195,15 +184,4 @@ impl Sides {
         }
         destination.stop().context("stop the guest at the destination")
     }
-}
-
-/// What could be read when the guest had just started at the destination.
-#[derive(Default)]
-struct Handover {
-    /// Gaps in the memory of the source, which stands still by then.
-    at_source: Option<Vec<Gap>>,
-    /// Gaps at the destination so far.
-    first: Vec<Gap>,
-    /// When the destination's word that the guest runs there came, by CLOCK_MONOTONIC.
-    seen_ns: u64,
 }

@@ -18,7 +18,7 @@ pub use client::Client;
 pub use ferry::pulse_words;
 pub use folder::Folder;
 pub use limit::measure as measure_limit;
-pub use measure::{AT_WORK, FIRST_STEP, MIGRATION_TIMEOUT, Rig, measure, ready_patience};
+pub use measure::{AT_WORK, MIGRATION_TIMEOUT, Rig, measure, ready_patience};
 
 use std::process::ExitCode;
 

@@ -6,8 +6,8 @@
 use smoltcp::phy::{self, Device, DeviceCapabilities};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket};
+use telemetry::NetworkCounters;
 
-use crate::guest::Counters;
 use crate::{ECHO_PORT, HTTP_PORT};
 
 /// How many connections one port can accept now, and whether one had to be held back.
@@ -64,7 +64,7 @@ fn requested_port(frame: &[u8]) -> Option<u16> {
 pub struct Gate<'a, D> {
     pub device: &'a mut D,
     pub admission: &'a mut Admission,
-    pub counters: &'a mut Counters,
+    pub counters: &'a mut NetworkCounters,
     /// Frames that may be sent now, but for answers to one that comes in.
     pub frames_left: usize,
 }
@@ -81,7 +81,7 @@ impl<D: Device> Device for Gate<'_, D> {
 
     fn receive(&mut self, now: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         let (frame, answer) = self.device.receive(now)?;
-        let Counters { frames_in, frames_out, errors, .. } = &mut *self.counters;
+        let NetworkCounters { frames_in, frames_out, errors, .. } = &mut *self.counters;
         *frames_in += 1;
         Some((
             RxToken { token: frame, admission: &mut *self.admission, errors },

@@ -1,4 +1,4 @@
-//! The guest as the services see it, and what they count.
+//! The guest as the services see it.
 
 /// What the services tell, and what they have done to the guest.
 pub trait Guest {
@@ -24,22 +24,5 @@ pub struct Status {
     /// Pages of the working set.
     pub working_set_pages: u64,
     /// Errors found in memory and registers.
-    pub errors: u64,
-}
-
-/// What the services did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counters {
-    /// Frames received.
-    pub frames_in: u64,
-    /// Frames sent.
-    pub frames_out: u64,
-    /// TCP connections accepted.
-    pub connections: u64,
-    /// HTTP requests answered, whatever the answer.
-    pub requests: u64,
-    /// UDP datagrams echoed.
-    pub datagrams: u64,
-    /// Requests refused, connections given up, and frames there was no room for.
     pub errors: u64,
 }

@@ -34,7 +34,7 @@ pub mod service;
 mod slot;
 
 pub use clock::Clock;
-pub use guest::{Counters, Guest, Status};
+pub use guest::{Guest, Status};
 pub use memory::{Buffers, Memory, SOCKETS};
 pub use service::Service;
 pub use smoltcp;

@@ -19,10 +19,10 @@ use smoltcp::phy::Device;
 use smoltcp::socket::{tcp, udp};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr};
-use telemetry::command_line::Network;
+use telemetry::{NetworkCounters, command_line::Network};
 
 use crate::gate::{Admission, Gate};
-use crate::guest::{Counters, Guest};
+use crate::guest::Guest;
 use crate::http::Connection;
 use crate::memory::{Buffers, Memory};
 use crate::slot::{Slot, give_up_one};
@@ -66,7 +66,7 @@ pub struct Service<'a> {
     touching: usize,
     next_touch: usize,
     admission: Admission,
-    counters: Counters,
+    counters: NetworkCounters,
 }
 
 impl<'a> Service<'a> {
@@ -122,7 +122,7 @@ impl<'a> Service<'a> {
             touching: 0,
             next_touch: 0,
             admission: Admission::default(),
-            counters: Counters::default(),
+            counters: NetworkCounters::default(),
         }
     }
 
@@ -132,7 +132,7 @@ impl<'a> Service<'a> {
     }
 
     /// What was done so far.
-    pub const fn counters(&self) -> &Counters {
+    pub const fn counters(&self) -> &NetworkCounters {
         &self.counters
     }
 
@@ -182,7 +182,7 @@ impl<'a> Service<'a> {
         let Self { sockets, http, echo, udp, counters, admission, .. } = self;
         // Half of a step is the datagrams', and what connections leave: neither keeps the other waiting for ever.
         let mut left = WORK_PER_STEP / 2;
-        let datagrams = |sockets: &mut SocketSet<'_>, counters: &mut Counters, left: &mut usize| {
+        let datagrams = |sockets: &mut SocketSet<'_>, counters: &mut NetworkCounters, left: &mut usize| {
             let socket = sockets.get_mut(*udp);
             self::echo::datagrams(socket, &mut counters.datagrams, &mut counters.errors, left);
         };

@@ -9,8 +9,7 @@
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::{Duration, Instant};
-
-use crate::guest::Counters;
+use telemetry::NetworkCounters;
 
 /// A peer that does not finish its handshake for so long gives its socket back.
 const HANDSHAKE: Duration = Duration::from_secs(3);
@@ -55,7 +54,7 @@ impl Slot {
         socket: &mut Socket<'_>,
         port: u16,
         now: Instant,
-        counters: &mut Counters,
+        counters: &mut NetworkCounters,
     ) -> bool {
         match socket.state() {
             State::Closed if socket.remote_endpoint().is_none() => self.listen(socket, port),
@@ -133,7 +132,7 @@ impl Slot {
         }
     }
 
-    fn discard(&mut self, socket: &mut Socket<'_>, now: Instant, counters: &mut Counters) {
+    fn discard(&mut self, socket: &mut Socket<'_>, now: Instant, counters: &mut NetworkCounters) {
         while socket.can_recv() && socket.recv(|data| (data.len(), ())).is_ok() {}
         if now - self.since > LINGER {
             counters.errors += 1;

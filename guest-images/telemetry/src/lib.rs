@@ -20,6 +20,7 @@ extern crate std;
 pub mod command_line;
 pub mod gaps;
 pub mod layout;
+mod network;
 pub mod oracle;
 #[cfg(feature = "std")]
 pub mod snapshot;
@@ -30,6 +31,7 @@ pub use layout::{
     CHECK_REQUEST_ADDRESS, GAP_EPOCH_ADDRESS, MAX_VCPUS, Phase, STOP_REQUEST_ADDRESS, TELEMETRY_ADDRESS,
     TELEMETRY_BYTES, Telemetry,
 };
+pub use network::NetworkCounters;
 pub use oracle::{Fill, PAGE_SIZE, Pattern, Stamp, verify_page};
 #[cfg(feature = "std")]
 pub use snapshot::Snapshot;

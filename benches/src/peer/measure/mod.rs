@@ -10,7 +10,7 @@ use migrator::machine::tsc_now;
 use serde_json::Value;
 use telemetry::Snapshot;
 
-use self::{handover::Handover, sides::Sides};
+use self::sides::Sides;
 use super::{
     figures,
     guest::{self, GuestView},
@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     gaps::{self, Window},
+    handover::Handover,
     host::{CpuTimes, Load, WarmMemory},
     plan::Step,
     probe::{MigrationWindow, now_ns},
@@ -27,7 +28,7 @@ use crate::{
     rig::{AT_WORK, Client, Rig},
 };
 
-mod handover;
+mod follow;
 mod sides;
 
 /// Moves a guest once, with the network, the client and the limit that Ferry has in `rig`; returns the client's

@@ -18,7 +18,8 @@ use guest_service::memory::DATAGRAMS;
 use guest_service::smoltcp::iface::SocketStorage;
 use guest_service::smoltcp::socket::udp::PacketMetadata;
 use guest_service::smoltcp::time::Instant;
-use guest_service::{Buffers, Clock, Counters, Memory, SOCKETS, Service};
+use guest_service::{Buffers, Clock, Memory, SOCKETS, Service};
+use telemetry::NetworkCounters;
 use telemetry::command_line::{Network as Address, VirtioWindow};
 use telemetry::layout::NetworkPart;
 
@@ -43,7 +44,7 @@ pub struct Network {
     service: Service<'static>,
     device: Device,
     clock: Clock,
-    published: Counters,
+    published: NetworkCounters,
     window: VirtioWindow,
     address: Address,
 }
@@ -86,7 +87,7 @@ impl Network {
         let mac = device.mac();
         let service = Service::new(&address, mac, tsc, memory, &mut device, clock.at(tsc));
         ioapic::route_to_boot_processor(window.irq);
-        let network = Self { service, device, clock, published: Counters::default(), window, address };
+        let network = Self { service, device, clock, published: NetworkCounters::default(), window, address };
         // SAFETY: as above.
         Ok(Some(unsafe { (*ARENA.network.get()).write(network) }))
     }
@@ -120,13 +121,7 @@ impl Network {
     pub fn publish(&mut self, part: &NetworkPart) {
         let counters = self.service.counters();
         if self.published != *counters {
-            let Counters { frames_in, frames_out, connections, requests, datagrams, errors } = *counters;
-            part.frames_in.store(frames_in, Relaxed);
-            part.frames_out.store(frames_out, Relaxed);
-            part.connections.store(connections, Relaxed);
-            part.requests.store(requests, Relaxed);
-            part.datagrams.store(datagrams, Relaxed);
-            part.errors.store(errors, Relaxed);
+            counters.publish(part);
             self.published = *counters;
         }
     }

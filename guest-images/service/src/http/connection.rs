@@ -4,10 +4,11 @@ use core::fmt;
 
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::{Duration, Instant};
+use telemetry::NetworkCounters;
 
 use super::request::{MAX_HEAD_BYTES, Parsed, Request, Route, parse};
 use super::response::{Code, MAX_RESPONSE_BYTES, Response};
-use crate::guest::{Counters, Guest, Status};
+use crate::guest::{Guest, Status};
 use crate::slot::Slot;
 
 /// A slot of the HTTP service.
@@ -46,7 +47,7 @@ impl Connection {
         socket: &mut Socket<'_>,
         now: Instant,
         guest: &impl Guest,
-        counters: &mut Counters,
+        counters: &mut NetworkCounters,
         left: &mut usize,
     ) {
         while *left > 0 {
@@ -102,7 +103,7 @@ impl Connection {
         socket: &mut Socket<'_>,
         now: Instant,
         guest: &mut impl Guest,
-        counters: &mut Counters,
+        counters: &mut NetworkCounters,
     ) -> bool {
         let Some(touch) = &mut self.touch else { return true };
         touch.errors += u32::from(!guest.touch());
@@ -123,7 +124,7 @@ impl Connection {
         request: Request,
         now: Instant,
         guest: &impl Guest,
-        counters: &mut Counters,
+        counters: &mut NetworkCounters,
     ) {
         let Request { head_only, keep_alive, .. } = request;
         let manner = Manner { head_only, keep_alive };
@@ -148,7 +149,7 @@ impl Connection {
         manner: Manner,
         answer: Result<impl fmt::Display, Code>,
         now: Instant,
-        counters: &mut Counters,
+        counters: &mut NetworkCounters,
     ) {
         let Manner { head_only, keep_alive } = manner;
         counters.requests += 1;
@@ -206,14 +207,20 @@ impl fmt::Display for Touched {
 /// Body of the answer to `GET /`.
 struct StatusBody {
     status: Status,
-    counters: Counters,
+    counters: NetworkCounters,
 }
 
 impl fmt::Display for StatusBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Status { uptime_us, heartbeat, vcpus, pages_written, working_set_pages, errors } = self.status;
-        let Counters { frames_in, frames_out, connections, requests, datagrams, errors: network_errors } =
-            self.counters;
+        let NetworkCounters {
+            frames_in,
+            frames_out,
+            connections,
+            requests,
+            datagrams,
+            errors: network_errors,
+        } = self.counters;
         write!(
             f,
             "{{\"guest\":\"pulse\",\"uptime_us\":{uptime_us},\"heartbeat\":{heartbeat},\"vcpus\":{vcpus},"
@@ -244,7 +251,7 @@ mod tests {
                 working_set_pages: most,
                 errors: most,
             },
-            counters: Counters {
+            counters: NetworkCounters {
                 frames_in: most,
                 frames_out: most,
                 connections: most,

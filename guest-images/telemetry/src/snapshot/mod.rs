@@ -11,6 +11,7 @@ use crate::gaps::Gap;
 use crate::layout::{
     Header, MAGIC, MAX_VCPUS, NetworkPart, Phase, Requests, TELEMETRY_BYTES, Telemetry, VERSION,
 };
+use crate::network::NetworkCounters;
 use crate::oracle::{Fill, Mismatch};
 use words::Words;
 
@@ -58,37 +59,6 @@ pub struct Snapshot {
     pub gap_epoch_request: u64,
     /// Its vCPUs.
     pub vcpus: Vec<Vcpu>,
-}
-
-/// What a guest's network service did since boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct NetworkCounters {
-    /// Frames received.
-    pub frames_in: u64,
-    /// Frames sent.
-    pub frames_out: u64,
-    /// TCP connections accepted.
-    pub connections: u64,
-    /// HTTP requests answered, whatever the answer.
-    pub requests: u64,
-    /// UDP datagrams echoed.
-    pub datagrams: u64,
-    /// Requests refused, connections given up, and frames there was no room for.
-    pub errors: u64,
-}
-
-impl NetworkCounters {
-    fn parse(header: &Words<'_>) -> Self {
-        let word = |offset| header.at(offset_of!(Header, network) + offset);
-        Self {
-            frames_in: word(offset_of!(NetworkPart, frames_in)),
-            frames_out: word(offset_of!(NetworkPart, frames_out)),
-            connections: word(offset_of!(NetworkPart, connections)),
-            requests: word(offset_of!(NetworkPart, requests)),
-            datagrams: word(offset_of!(NetworkPart, datagrams)),
-            errors: word(offset_of!(NetworkPart, errors)),
-        }
-    }
 }
 
 /// What ended a guest.
@@ -156,7 +126,7 @@ impl Snapshot {
                 at: header.at(offset_of!(Header, fault_at)),
                 address: header.at(offset_of!(Header, fault_address)),
             }),
-            network: NetworkCounters::parse(&header),
+            network: network(&header),
             check_request: requests.at(offset_of!(Requests, check)),
             gap_epoch_request: requests.at(offset_of!(Requests, gap_epoch)),
             vcpus: (0..vcpus as usize).map(|number| Vcpu::parse(bytes, number)).collect::<Result<_, _>>()?,
@@ -249,4 +219,17 @@ impl Snapshot {
 
 fn phase(word: u64) -> Result<Phase, SnapshotError> {
     Phase::from_word(word).ok_or(SnapshotError::BadWord { name: "phase", value: word })
+}
+
+/// What the network service counted, out of the header's words.
+fn network(header: &Words<'_>) -> NetworkCounters {
+    let word = |offset| header.at(offset_of!(Header, network) + offset);
+    NetworkCounters {
+        frames_in: word(offset_of!(NetworkPart, frames_in)),
+        frames_out: word(offset_of!(NetworkPart, frames_out)),
+        connections: word(offset_of!(NetworkPart, connections)),
+        requests: word(offset_of!(NetworkPart, requests)),
+        datagrams: word(offset_of!(NetworkPart, datagrams)),
+        errors: word(offset_of!(NetworkPart, errors)),
+    }
 }

@@ -144,19 +144,9 @@ impl Function for ConsoleDevice {
         VIRTIO_ID_CONSOLE
     }
 
-    fn features(&self) -> u64 {
-        0
-    }
-
     fn queue_sizes(&self) -> &'static [u16] {
         QUEUES
     }
-
-    fn read_config(&self, _offset: u64, into: &mut [u8]) {
-        into.fill(0);
-    }
-
-    fn write_config(&mut self, _offset: u64, _bytes: &[u8]) {}
 
     fn work(&mut self, queues: &mut [VirtQueue], work: Work<'_>) -> Result<Next, Broken> {
         let [receive, transmit] = queues else { return Ok(Next::Wait { source: false }) };

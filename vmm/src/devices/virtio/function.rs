@@ -80,16 +80,20 @@ pub(super) trait Function: Send + fmt::Debug {
     fn device_id(&self) -> u32;
 
     /// Features it offers beyond those of every device.
-    fn features(&self) -> u64;
+    fn features(&self) -> u64 {
+        0
+    }
 
     /// The largest size of each of its queues.
     fn queue_sizes(&self) -> &'static [u16];
 
     /// Reads its configuration; zeros where there is none.
-    fn read_config(&self, offset: u64, into: &mut [u8]);
+    fn read_config(&self, _offset: u64, into: &mut [u8]) {
+        into.fill(0);
+    }
 
-    /// Writes its configuration.
-    fn write_config(&mut self, offset: u64, bytes: &[u8]);
+    /// Writes its configuration, if the driver may write any of it.
+    fn write_config(&mut self, _offset: u64, _bytes: &[u8]) {}
 
     /// Works off its queues, each of which may be not ready. At the end nothing that was taken is left undone.
     fn work(&mut self, queues: &mut [VirtQueue], work: Work<'_>) -> Result<Next, Broken>;

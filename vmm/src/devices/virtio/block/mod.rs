@@ -85,8 +85,6 @@ impl Function for Block {
         read_config_bytes(&self.config(), offset, into);
     }
 
-    fn write_config(&mut self, _offset: u64, _bytes: &[u8]) {}
-
     fn work(&mut self, queues: &mut [VirtQueue], work: Work<'_>) -> Result<Next, Broken> {
         let [queue] = queues else { return Ok(Next::Wait { source: false }) };
         let held = self.disk.file();

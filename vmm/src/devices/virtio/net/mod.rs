@@ -209,8 +209,6 @@ impl Function for Net {
         read_config_bytes(&config, offset, into);
     }
 
-    fn write_config(&mut self, _offset: u64, _bytes: &[u8]) {}
-
     fn work(&mut self, queues: &mut [VirtQueue], work: Work<'_>) -> Result<Next, Broken> {
         let [receive, transmit] = queues else { return Ok(Next::Wait { source: false }) };
         // Before anything is sent: the network learns from it where the guest is, and what comes then is not stale.

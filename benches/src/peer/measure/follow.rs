@@ -1,33 +1,21 @@
-//! Listening to both sides while the guest moves, and reading its gaps as soon as it runs at the destination.
+//! Listening to both sides while the guest moves.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::sides::Sides;
 use crate::{
-    gaps::Gap,
+    handover::Handover,
     interrupt,
     peer::{guest, progress::Progress, qemu::Side, qmp::wait_for_any, settings::Setting},
     probe::now_ns,
-    rig::{FIRST_STEP, MIGRATION_TIMEOUT},
+    rig::MIGRATION_TIMEOUT,
 };
 
 /// How long both sides may take to say that they are done once the guest runs.
 const LAST_WORDS: Duration = Duration::from_secs(10);
-
-/// What could be read when the guest had just started at the destination.
-#[derive(Default)]
-pub(super) struct Handover {
-    pub(super) at_source: Option<Vec<Gap>>,
-    pub(super) first: Vec<Gap>,
-    /// When it was heard that the guest runs there, by CLOCK_MONOTONIC.
-    pub(super) seen_ns: u64,
-}
 
 impl Sides {
     /// Listens to both until it is over, and reads the guest's gaps as soon as it runs at the destination. Nothing is
@@ -49,7 +37,8 @@ impl Sides {
                 continued = true;
             }
             if progress.resumed_at_us.is_some() && !handed_over {
-                handover = self.read_handover(now_ns());
+                let gaps = |side: &Side| side.guest.look().ok().flatten().map(|guest| guest::gaps(&guest));
+                handover = Handover::read(now_ns(), gaps(&self.source), || gaps(&self.destination));
                 handed_over = true;
             }
             if progress.completed_at_us.is_some() && handed_over {
@@ -73,19 +62,5 @@ impl Sides {
             Err((0, error)) => Err(source.explain(error)).context("the source is gone"),
             Err((_, error)) => Err(destination.explain(error)).context("the destination is gone"),
         }
-    }
-
-    fn read_handover(&self, seen_ns: u64) -> Handover {
-        let look = |side: &Side| side.guest.look().ok().flatten().map(|guest| guest::gaps(&guest));
-        let at_source = look(&self.source);
-        let known = at_source.as_deref().unwrap_or_default();
-        let mut first: Vec<Gap> = Vec::new();
-        let (deadline, mut looks_left) = (Instant::now() + FIRST_STEP, 3);
-        while looks_left > 0 && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(2));
-            first.extend(look(&self.destination).unwrap_or_default());
-            looks_left -= u32::from(first.iter().any(|gap| !known.contains(gap)));
-        }
-        Handover { at_source, first, seen_ns }
     }
 }
