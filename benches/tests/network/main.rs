@@ -9,13 +9,20 @@ mod shaped;
 mod unprivileged;
 
 use benches::network::{Network, NetworkConfig};
-use migrator::report::in_words;
+use migrator::{
+    host_network::{self, Privilege},
+    report::in_words,
+};
 
-/// A network, or nothing where none may be made; then the test says so by its name.
+/// A network, or nothing where this process may make none; then the test says so by its name.
 pub fn network(name: &str, config: &NetworkConfig) -> Option<Network> {
-    if let Err(refusal) = migrator::host_network::permitted() {
-        println!("skipped: {name}: {}", in_words(&refusal));
-        return None;
-    }
-    Some(Network::up(config).unwrap_or_else(|error| panic!("{}", in_words(&error))))
+    let reason = match host_network::permitted() {
+        Ok(Privilege::Root) => {
+            return Some(Network::up(config).unwrap_or_else(|error| panic!("{}", in_words(&error))));
+        }
+        Ok(Privilege::UserNamespace) => "not root; an_ordinary_user_has_the_same_network does it".to_owned(),
+        Err(refusal) => in_words(&refusal),
+    };
+    println!("skipped: {name}: {reason}");
+    None
 }

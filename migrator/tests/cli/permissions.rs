@@ -11,12 +11,13 @@ const NOBODY: u32 = 65534;
 
 /// Whether a command can be run here; says so if not.
 fn works(test: &str, words: &[&str]) -> bool {
-    let done = Command::new(words[0]).args(&words[1..]).output();
-    let works = done.as_ref().is_ok_and(|output| output.status.success());
-    if !works {
-        println!("skipped: {test}: {} does not work here: {done:?}", words.join(" "));
-    }
-    works
+    let why = match Command::new(words[0]).args(&words[1..]).output() {
+        Ok(output) if output.status.success() => return true,
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Err(error) => format!("{}: {error}", words[0]),
+    };
+    println!("skipped: {test}: cannot be tried here: {why}");
+    false
 }
 
 /// A host where this user is nobody, and `/dev/kvm` has this mode whatever it has here.
