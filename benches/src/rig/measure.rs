@@ -71,6 +71,7 @@ pub fn measure(rig: &Rig<'_>, step: &Step, memory: &mut WarmMemory, run: &mut Ru
     memory.release_source();
     let mut sides = Sides::start(rig, step)?;
     sides.wait_until_at_work(step)?;
+    memory.take_back_rest()?;
     let client = rig.client_network().map(Client::start).transpose().context("start the client")?;
     run.overhead_bytes = sides.source.control.overhead_bytes()?;
 

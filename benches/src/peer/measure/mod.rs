@@ -48,6 +48,7 @@ pub fn measure(
     let mut sides = Sides::start(rig, qemu, setting, step, memory)?;
     sides.prepare(rig, setting)?;
     thread::sleep(AT_WORK);
+    memory.take_back_rest()?;
     let client = rig.client_network().map(Client::start).transpose().context("start the client")?;
     if setting.is_post_copy() {
         memory.release_destination();
