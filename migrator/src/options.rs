@@ -34,6 +34,8 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// When to compare digests of all memory.
     pub verify: Verify,
+    /// How long the destination may take for an answer that needs no work. A Start holds for half of it.
+    pub answer_timeout: Duration,
 }
 
 impl Default for Options {
@@ -44,6 +46,7 @@ impl Default for Options {
             max_bandwidth: None,
             timeout: None,
             verify: Verify::No,
+            answer_timeout: Duration::from_secs(30),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     source::{Fixed, MigrateError},
     strategy::Strategy,
     timeline::{DowntimeParts, Round, Timeline, micros},
-    vm::VmDescription,
+    vm::{VmDescription, VmError},
 };
 
 /// How a migration ended.
@@ -184,6 +184,18 @@ impl Report {
     pub(crate) fn fail(&mut self, outcome: Outcome, error: MigrateError) {
         self.outcome = outcome;
         self.error = Some(in_words(&error));
+    }
+}
+
+impl Report {
+    /// The guest stayed here and could not be resumed.
+    pub(crate) fn stays_paused(&mut self, error: &VmError) {
+        self.paused = true;
+        let why = format!("the guest is paused here, because it could not be resumed: {}", in_words(error));
+        self.error = Some(match self.error.take() {
+            Some(first) => format!("{first}; {why}"),
+            None => why,
+        });
     }
 }
 

@@ -45,6 +45,7 @@ impl From<Refusal> for ApiError {
             | Refusal::Moved { .. }
             | Refusal::Paused { .. }
             | Refusal::InDoubt
+            | Refusal::Incomplete { .. }
             | Refusal::NotMigrating { .. }
             | Refusal::NoBalloon { .. }
             | Refusal::Guest(_) => StatusCode::CONFLICT,

@@ -74,11 +74,12 @@ impl Daemon {
             }
             Err(error @ ReceiveError::Interrupted { .. }) => {
                 user.failed(&format!(
-                    "{}. It is kept here as \"interrupted\": look whether the source still has its memory before you stop it",
+                    "{}. It is kept here as \"interrupted\" and cannot go on: if the source still has the guest, \
+                     `ferry stop` it here and `ferry resume --force` it there",
                     in_words_of(&error)
                 ));
-                if let ReceiveError::Interrupted { vm, .. } = error {
-                    self.here(*vm, Standing::Interrupted);
+                if let ReceiveError::Interrupted { vm, missing_pages, .. } = error {
+                    self.here(*vm, Standing::Incomplete { missing_pages });
                 }
                 Ok(())
             }

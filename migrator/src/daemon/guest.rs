@@ -55,7 +55,9 @@ impl Daemon {
                 | Place::Here { standing: Standing::Paused, .. },
                 _,
             ) => Err(Refusal::Paused { name }),
-            (Place::Here { .. }, _) => Err(Refusal::InDoubt),
+            (Place::Here { standing, .. }, _) => {
+                Err(standing.refusal(&name, false).unwrap_or(Refusal::InDoubt))
+            }
             (place, _) => Err(place.refusal(&name)),
         }
     }

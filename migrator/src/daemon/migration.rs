@@ -60,6 +60,7 @@ impl MigrationRequest {
             max_bandwidth: self.max_bandwidth_bits_per_second,
             timeout: self.timeout_us.map(Duration::from_micros),
             verify: self.verify,
+            answer_timeout: default.answer_timeout,
         }
     }
 }
@@ -161,8 +162,8 @@ impl Daemon {
         let name = inner.name.clone();
         match &inner.place {
             Place::Here { standing: Standing::Running | Standing::Paused, .. } if inner.end.is_none() => {}
-            Place::Here { standing: Standing::Unknown | Standing::Interrupted, .. } => {
-                return Err(Refusal::InDoubt);
+            Place::Here { standing, .. } if inner.end.is_none() => {
+                return Err(standing.refusal(&name, false).unwrap_or(Refusal::InDoubt));
             }
             other => return Err(other.refusal(&name)),
         }
@@ -181,6 +182,7 @@ impl Daemon {
     fn migrated(&self, machine: Machine, was: Standing, report: Report, to: &str) {
         let standing = match report.outcome {
             Outcome::Completed => None,
+            Outcome::Failed | Outcome::Cancelled if report.paused => Some(Standing::Paused),
             Outcome::Failed | Outcome::Cancelled => Some(was),
             Outcome::Unknown => Some(Standing::Unknown),
             Outcome::Interrupted => Some(Standing::Interrupted),

@@ -158,6 +158,7 @@ impl Daemon {
     /// # Errors
     /// If it is not here, or migrating.
     pub fn pause(&self) -> Result<(), Refusal> {
+        let name = self.name();
         self.with_machine_here(|machine, standing| match *standing {
             Standing::Running => {
                 machine.pause().map_err(Refusal::Machine)?;
@@ -165,7 +166,7 @@ impl Daemon {
                 Ok(())
             }
             Standing::Paused => Ok(()),
-            Standing::Unknown | Standing::Interrupted => Err(Refusal::InDoubt),
+            other => other.refusal(&name, false).map_or(Ok(()), Err),
         })
     }
 
@@ -174,14 +175,15 @@ impl Daemon {
     /// # Errors
     /// If it is not here, migrating, or in doubt and not forced.
     pub fn resume(&self, force: bool) -> Result<(), Refusal> {
-        self.with_machine_here(|machine, standing| match *standing {
-            Standing::Running => Ok(()),
-            Standing::Unknown | Standing::Interrupted if !force => Err(Refusal::InDoubt),
-            Standing::Paused | Standing::Unknown | Standing::Interrupted => {
-                machine.resume().map_err(Refusal::Machine)?;
-                *standing = Standing::Running;
-                Ok(())
+        let name = self.name();
+        self.with_machine_here(|machine, standing| {
+            if let Some(refusal) = standing.refusal(&name, force) {
+                return Err(refusal);
             }
+            // Does nothing where it runs already.
+            machine.resume().map_err(Refusal::Machine)?;
+            *standing = Standing::Running;
+            Ok(())
         })
     }
 

@@ -43,8 +43,28 @@ pub enum Standing {
     Paused,
     /// Paused here, and it may run at the destination.
     Unknown,
-    /// Some of its pages are only at the other side.
+    /// It was started at the destination, which may lack pages that only this side has.
     Interrupted,
+    /// It came without so many of its pages, and they will not come. It is never run, moved or checked again.
+    Incomplete {
+        /// How many pages are missing.
+        missing_pages: u64,
+    },
+}
+
+impl Standing {
+    /// Why a guest that stands so is not let run, moved or asked; nothing if it may be. `force` is the user's word that it
+    /// runs nowhere else.
+    pub(super) fn refusal(self, name: &str, force: bool) -> Option<Refusal> {
+        match self {
+            Standing::Running | Standing::Paused => None,
+            Standing::Unknown | Standing::Interrupted if force => None,
+            Standing::Unknown | Standing::Interrupted => Some(Refusal::InDoubt),
+            Standing::Incomplete { missing_pages } => {
+                Some(Refusal::Incomplete { name: name.to_owned(), missing_pages })
+            }
+        }
+    }
 }
 
 /// What is known of a VM without asking its guest.
@@ -101,7 +121,7 @@ impl Place {
                 Standing::Running => "running",
                 Standing::Paused => "paused",
                 Standing::Unknown => "unknown",
-                Standing::Interrupted => "interrupted",
+                Standing::Interrupted | Standing::Incomplete { .. } => "interrupted",
             },
             Place::Migrating { .. } => "migrating",
             Place::Moved { .. } => "moved",

@@ -46,6 +46,18 @@ pub enum Refusal {
          here nevertheless"
     )]
     InDoubt,
+    /// It came without all of its memory.
+    #[error(
+        "{missing_pages} pages of {name} never came, and only the source has them: it cannot run, be moved or be checked \
+         here. `ferry stop {name}` ends what is here. Then `ferry resume --force {name}` at the source, if it is paused \
+         there, runs it as it was when it left; what it did here since is lost"
+    )]
+    Incomplete {
+        /// Its name.
+        name: String,
+        /// How many pages are missing.
+        missing_pages: u64,
+    },
     /// There is nothing to call off.
     #[error("{name} is not being migrated: there is nothing to cancel")]
     NotMigrating {

@@ -96,7 +96,7 @@ fn run(
     stage.send(landing.digest()).ok();
     let Ok((arrivals, missing)) = installer.recv() else { return Ok(()) };
     // The guest may run here: what is missing must come, whatever the user says now.
-    wire.ignore_interrupt();
+    wire.outlast();
     set_priority(Priority::Push);
     wire.set_pace(Pace::Considerate);
     let result = install(&mut sink, &mut *wire, &arrivals, &*missing);

@@ -61,6 +61,9 @@ pub enum ReceiveError<V> {
     /// The machine did not start although the source gave the guest up. It runs nowhere.
     #[error("the machine could not be started; the guest runs nowhere, and the source has it whole")]
     Start(#[source] VmError),
+    /// The source said Start and was gone before the guest could be started: it may have resumed it.
+    #[error("the source ended the link right after it said to start the guest; it was not started here")]
+    Withdrawn,
     /// The guest was started here, but pages are missing that only the source has. It waits when it
     /// touches one.
     #[error("the source is gone while {missing_pages} pages of {} are missing here: the guest waits when it touches one", description.name)]
@@ -91,7 +94,7 @@ impl<V> ReceiveError<V> {
             FromSource::Offer(_) => "Offer",
             FromSource::Probe => "Probe",
             FromSource::State(_) => "State",
-            FromSource::Start => "Start",
+            FromSource::Start { .. } => "Start",
         };
         ReceiveError::Unexpected { said }
     }

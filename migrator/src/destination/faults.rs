@@ -104,7 +104,7 @@ impl Server {
     /// pages is told.
     fn run(mut self, begin: &Receiver<Arc<Arrivals>>, stop: &OwnedFd) -> Result<FaultStatistics, SinkError> {
         let Ok(arrivals) = begin.recv() else { return Ok(FaultStatistics::default()) };
-        self.wire.ignore_interrupt();
+        self.wire.outlast();
         let result = self.serve(&arrivals, stop);
         if result.is_err() {
             arrivals.urgent_failed(&*self.missing);

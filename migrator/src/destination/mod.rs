@@ -184,12 +184,12 @@ impl<V: DestinationVm> Prepared<V> {
         // announce the guest.
         set_priority(Priority::Foremost);
         let start = self.load(&mut control).and_then(|arrivals| {
-            let received = await_start(&mut control)?;
+            let received = self.await_start(&mut control)?;
             arrivals.begin_running().map_err(|_| ReceiveError::Stopped)?;
             let paused = self.offer.vm.paused;
             if paused { self.vm.hold() } else { self.vm.start() }.map_err(ReceiveError::Start)?;
             let elapsed = received.elapsed();
-            control.wire().ignore_interrupt();
+            control.wire().outlast();
             // One that is paused is announced when it runs.
             if let Some(injector) = self.injector.as_ref().filter(|_| !paused) {
                 injector.announce();
@@ -265,6 +265,36 @@ impl<V: DestinationVm> Prepared<V> {
         Ok(self.arrivals.clone())
     }
 
+    /// Waits for the word to start, and takes what only one machine may hold. Returns when the word came; the guest may
+    /// be started at once, and only then.
+    ///
+    /// The source waits for the answer for a limited time. It cannot have said Start before it read this side's last
+    /// word, so a Start that is younger than that word and its validity still holds. An older one is asked about, and a
+    /// source that is gone is not obeyed: it may have let its guest run.
+    fn await_start(&mut self, control: &mut Control) -> Result<Instant, ReceiveError<V>> {
+        let mut last_word = since_boot();
+        let mut is_claimed = false;
+        loop {
+            let valid = match control.receive()? {
+                FromSource::Start { valid_ms } => Duration::from_millis(valid_ms.into()),
+                other => return Err(ReceiveError::unexpected(other)),
+            };
+            let received = Instant::now();
+            if !is_claimed {
+                self.vm.claim().map_err(ReceiveError::Start)?;
+                is_claimed = true;
+            }
+            if control.wire().has_ended() {
+                return Err(ReceiveError::Withdrawn);
+            }
+            if since_boot().saturating_sub(last_word) < valid {
+                return Ok(received);
+            }
+            last_word = since_boot();
+            control.send(&FromDestination::Confirm)?;
+        }
+    }
+
     /// Waits until nothing is missing, and tells the source.
     fn finish(self, mut control: Control, arrivals: &Arrivals) -> Result<Arrival<V>, ReceiveError<V>> {
         let mut statistics = FaultStatistics::default();
@@ -325,12 +355,10 @@ fn await_state<V>(control: &mut Control) -> Result<StateMessage, ReceiveError<V>
     }
 }
 
-/// Waits for the word to start; returns when it came.
-fn await_start<V>(control: &mut Control) -> Result<Instant, ReceiveError<V>> {
-    match control.receive()? {
-        FromSource::Start => Ok(Instant::now()),
-        other => Err(ReceiveError::unexpected(other)),
-    }
+/// A clock that goes on while this process is stopped, or its host suspended.
+fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 /// How often the start is rehearsed: the first time everything is cold.

@@ -152,7 +152,7 @@ fn source_says(script: &mut Script<'_>, step: u8) -> Option<Vec<u8>> {
             let message = FromSource::State(StateMessage { state, missing, along, digest });
             return Some([encode_message(&message).expect("a short message"), bytes].concat());
         }
-        4 => FromSource::Start,
+        4 => FromSource::Start { valid_ms: script.number() as u32 },
         5 => FromSource::Abort { reason: String::from_utf8_lossy(script.bytes()).into_owned() },
         _ => return None,
     };

@@ -23,8 +23,12 @@ pub enum FromSource {
     Probe,
     /// The guest stands still; this is all of its state but memory.
     State(StateMessage),
-    /// Run the guest. The source has given it up.
-    Start,
+    /// Run the guest. The source has given it up, and waits for the answer.
+    Start {
+        /// How long this holds, in milliseconds, from the destination's last word on: one that reads it later asks again
+        /// with [`FromDestination::Confirm`] before it starts anything.
+        valid_ms: u32,
+    },
     /// The migration is off; the guest stays where it is.
     Abort {
         /// Why.
@@ -49,6 +53,8 @@ pub enum FromDestination {
     Probe,
     /// The state is loaded and all is ready to start.
     Loaded(LoadTimes),
+    /// The word to start was read too late to be obeyed unasked: does it still hold?
+    Confirm,
     /// The guest runs.
     Running {
         /// From receiving Start to the first vCPU entering the guest, in microseconds.

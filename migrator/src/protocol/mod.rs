@@ -27,7 +27,9 @@
 //! ```
 //!
 //! Either side may say `Abort` with a reason until the handover; a link that closes says the same
-//! without the reason. After the handover neither can be undone.
+//! without the reason. To Start, too, the destination may answer `Abort`: then it did not start the guest and never
+//! will, and the source takes it back. A Start that the destination reads late, it answers with `Confirm`, and starts
+//! nothing before the source has said Start again. After `Running` nothing is undone.
 //!
 //! Everything here is pure: bytes in, values out. A peer is treated as hostile: every length is held
 //! against a named limit before anything is allocated.

@@ -26,6 +26,14 @@ pub enum Cut {
     After,
     /// One bit of the message is flipped; the links live on.
     Flip,
+    /// The message arrives, and whoever sent it is stopped for so long, as by SIGSTOP and SIGCONT; the links live on.
+    Stop(Duration),
+}
+
+impl Cut {
+    fn spares_links(self) -> bool {
+        matches!(self, Cut::Flip | Cut::Stop(_))
+    }
 }
 
 /// Counts the messages of one migration, over all links and both directions, and cuts at one.
@@ -57,7 +65,7 @@ impl Tally {
         match self.cut {
             Some((at, cut)) if number == at => Some(cut),
             // After the cut nothing passes, on any link.
-            Some((at, cut)) if number > at && cut != Cut::Flip => Some(Cut::Before),
+            Some((at, cut)) if number > at && !cut.spares_links() => Some(Cut::Before),
             _ => None,
         }
     }
@@ -124,6 +132,11 @@ impl Wire for FailingWire {
         match cut {
             None => return self.inner.send_parts(head, payload, tail),
             Some(Cut::Before) => {}
+            Some(Cut::Stop(time)) => {
+                self.inner.send_parts(head, payload, tail)?;
+                std::thread::sleep(time);
+                return Ok(());
+            }
             Some(Cut::After) => self.inner.send_parts(head, payload, tail)?,
             Some(Cut::Within) => {
                 let bytes = FailingWire::copied(head, payload, tail);

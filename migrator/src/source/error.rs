@@ -44,6 +44,12 @@ pub enum MigrateError {
         /// Its words.
         reason: String,
     },
+    /// The destination did not start the guest, and said so.
+    #[error("the destination did not start the guest: {reason}")]
+    NotStarted {
+        /// Its words.
+        reason: String,
+    },
     /// The control link failed.
     #[error("the link to the destination failed")]
     Message(#[from] MessageError),
@@ -85,6 +91,7 @@ impl MigrateError {
             FromDestination::Accepted { .. } => "Accepted",
             FromDestination::Probe => "Probe",
             FromDestination::Loaded(_) => "Loaded",
+            FromDestination::Confirm => "Confirm",
             FromDestination::Running { .. } => "Running",
             FromDestination::Complete { .. } => "Complete",
         };

@@ -8,6 +8,7 @@ use super::{
     push::{Answers, Shared},
 };
 use crate::{
+    options::Options,
     pages::{GuestPages, PageSet, Sent},
     protocol::{MigrationId, Role},
     transport::{Connector, Interrupt, Wire},
@@ -28,5 +29,6 @@ pub(crate) fn open_link(
     migration: MigrationId,
     role: Role,
 ) -> Result<Box<dyn Wire>, MigrateError> {
-    Links { connector, interrupt: &Interrupt::default(), migration }.open(role)
+    let patience = Options::default().answer_timeout;
+    Links { connector, interrupt: &Interrupt::default(), migration, patience }.open(role)
 }

@@ -101,7 +101,12 @@ pub fn migrate(
             let result = strategy.run(&mut migration).and_then(|handover| migration.complete(handover));
             migration.fill(&mut report, result, &interrupt);
         }
-        Err(error) => report.fail(Outcome::Failed, error.by(&interrupt)),
+        Err(error) => {
+            report.fail(Outcome::Failed, error.by(&interrupt));
+            if let Err(error) = vm.resume() {
+                report.stays_paused(&error);
+            }
+        }
     }
     // The caller's thread, and threads it makes, are as any other again.
     set_priority(Priority::Normal);
@@ -225,6 +230,12 @@ impl Migration<'_> {
                     self.call_off(&error);
                 }
                 report.fail(outcome, error);
+                // It runs already, unless resuming it failed.
+                if self.duty == Duty::Source
+                    && let Err(error) = self.vm.resume()
+                {
+                    report.stays_paused(&error);
+                }
             }
         }
         if let Some(carrier) = self.carrier.take() {

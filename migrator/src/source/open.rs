@@ -21,8 +21,6 @@ use crate::{
     vm::{PausedVm, SourceVm},
 };
 
-/// How long a destination may take for an answer that needs no work.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// How long it may take to make a machine and back its memory.
 const OFFER_PATIENCE: Duration = Duration::from_secs(120);
 /// How long page data may stand still before the destination counts as stuck.
@@ -61,7 +59,8 @@ impl<'vm> Migration<'vm> {
         progress: &Arc<Progress>,
         mut timeline: Timeline,
     ) -> Result<Migration<'vm>, MigrateError> {
-        let links = Links { connector, interrupt, migration: new_id()? };
+        let patience = options.answer_timeout;
+        let links = Links { connector, interrupt, migration: new_id()?, patience };
         let mut control = Control::new(links.open(Role::Control)?);
         let pages = vm.pages();
         let (rehearsal, pause_and_save) = rehearse(vm)?;
@@ -81,7 +80,7 @@ impl<'vm> Migration<'vm> {
             }
             None => None,
         };
-        control.wire().set_patience(Some(ANSWER_PATIENCE));
+        control.wire().set_patience(Some(patience));
         let fixed = Fixed { pause_and_save, load, round_trip: probe(&mut control)? };
         timeline.ready = Some(Instant::now());
         Ok(Migration {
@@ -106,6 +105,8 @@ pub(super) struct Links<'a> {
     pub connector: &'a dyn Connector,
     pub interrupt: &'a Interrupt,
     pub migration: MigrationId,
+    /// How long a greeting may take.
+    pub patience: Duration,
 }
 
 impl Links<'_> {
@@ -114,7 +115,7 @@ impl Links<'_> {
         let address = || self.connector.address();
         let connect = |source| MigrateError::Connect { address: address(), source };
         let mut wire = self.connector.connect(self.interrupt).map_err(connect)?;
-        wire.set_patience(Some(ANSWER_PATIENCE));
+        wire.set_patience(Some(self.patience));
         let greeting = Greeting { migration: self.migration, role };
         wire.send(&greeting.encode()).map_err(connect)?;
         let mut answer = [0; GREETING_BYTES];
@@ -142,7 +143,10 @@ fn rehearse(vm: &mut dyn SourceVm) -> Result<(Vec<u8>, Duration), MigrateError> 
     let mut quickest: Option<(Vec<u8>, Duration)> = None;
     for _ in 0..REHEARSALS {
         let begin = Instant::now();
-        let state = PausedVm::pause(vm)?.save_state()?;
+        let mut paused = PausedVm::pause(vm)?;
+        let state = paused.save_state()?;
+        // A guest that could not be resumed is not moved, but said to be paused.
+        paused.resume()?;
         let took = begin.elapsed();
         if quickest.as_ref().is_none_or(|(_, best)| took < *best) {
             quickest = Some((state, took));

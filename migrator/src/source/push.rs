@@ -120,8 +120,7 @@ impl Answers {
     /// Answers until the link ends.
     pub fn give(mut self, shared: &Shared) -> Sent {
         // A cancel comes too late now.
-        self.stream.wire().ignore_interrupt();
-        self.stream.wire().set_patience(None);
+        self.stream.wire().outlast();
         loop {
             let request = self.sink.receive_frame(self.stream.wire()).map_err(drop);
             let answered = request.and_then(|request| self.answer(&request, shared).map_err(drop));

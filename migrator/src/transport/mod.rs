@@ -19,6 +19,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::sockopt,
+};
+
 pub use fd::FdWire;
 pub use throttle::Throttle;
 
@@ -32,6 +37,9 @@ pub enum Pace {
     /// The guest stands still until it is done.
     Hasty,
 }
+
+/// Longer than any wait.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// One link's bytes. Blocking; a wait ends early when the [`Interrupt`] is raised or nothing moved
 /// for longer than the patience allows.
@@ -78,6 +86,33 @@ pub trait Wire: Send {
 
     /// Sets its pace, [`Pace::Considerate`] at first. A link that knows only one keeps it.
     fn set_pace(&mut self, _pace: Pace) {}
+
+    /// From here on nothing on this side ends the link: no interrupt, no timeout and no keep-alive. For what another host
+    /// depends on, and what a network that comes back can still carry.
+    fn outlast(&mut self) {
+        self.ignore_interrupt();
+        self.set_patience(Some(FOR_EVER));
+        // Sockets that know no keep-alive end by nothing of the kind.
+        sockopt::set_socket_keepalive(self.as_fd(), false).ok();
+        sockopt::set_tcp_user_timeout(self.as_fd(), 0).ok();
+    }
+
+    /// Whether the peer has ended the link, seen without reading what it said before.
+    fn has_ended(&self) -> bool {
+        self.polls(PollFlags::RDHUP)
+    }
+
+    /// Whether something can be received, be it the end, without waiting.
+    fn has_input(&self) -> bool {
+        self.polls(PollFlags::IN | PollFlags::RDHUP)
+    }
+
+    /// Whether a look at the socket finds one of `events`, its end or an error.
+    fn polls(&self, events: PollFlags) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(self.as_fd(), events)];
+        let found = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok();
+        found && fds[0].revents().intersects(events | PollFlags::HUP | PollFlags::ERR)
+    }
 
     /// Ends the link in both directions: whoever waits on it, on either side, is woken.
     fn hang_up(&self);

@@ -2,6 +2,7 @@
 
 mod again;
 mod cuts;
+mod faults;
 mod one_guest;
 mod paused;
 mod seeds;

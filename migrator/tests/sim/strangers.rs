@@ -176,7 +176,7 @@ fn callers_who_are_no_ferry_are_turned_away_and_the_next_is_served() {
 
 #[test]
 fn a_source_that_says_nonsense_is_told_so() {
-    for nonsense in [FromSource::Start, FromSource::Probe] {
+    for nonsense in [FromSource::Start { valid_ms: 1 }, FromSource::Probe] {
         let error = receive_from(|address| {
             let mut stream = TcpStream::connect(address).unwrap();
             stream.write_all(&Greeting { migration: [1; 16], role: Role::Control }.encode()).unwrap();
