@@ -42,6 +42,7 @@ impl From<Refusal> for ApiError {
             Refusal::NotHereYet { .. }
             | Refusal::StillArriving { .. }
             | Refusal::Migrating { .. }
+            | Refusal::PastHandover { .. }
             | Refusal::Moved { .. }
             | Refusal::Paused { .. }
             | Refusal::InDoubt

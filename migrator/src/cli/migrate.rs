@@ -240,6 +240,11 @@ pub fn conclude(name: &str, report: Option<&Report>) -> ExitCode {
             );
             ExitCode::from(IN_DOUBT)
         }
+        Outcome::Ended => {
+            let code = report.guest_end.as_ref().map_or(0, |end| end.exit_code);
+            tell!("ferry: {name} ended at the destination with code {code}: {why}");
+            ExitCode::FAILURE
+        }
         Outcome::Interrupted => {
             tell!(
                 "ferry: {name} was started at the destination, and pages it needs are only here: {why}. Here it is paused; \

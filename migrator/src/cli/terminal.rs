@@ -98,7 +98,9 @@ pub fn attach_own(socket: &Path, daemon: &Arc<Daemon>) -> anyhow::Result<Attache
     let daemon = daemon.clone();
     thread::spawn(move || {
         if copy_input(input) == Left::ByUser {
-            daemon.stop();
+            if let Err(refusal) = daemon.stop(false) {
+                tell!("ferry: {refusal}");
+            }
         }
     });
     let output = Some(thread::spawn(move || copy_output(output)));

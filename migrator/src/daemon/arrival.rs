@@ -4,7 +4,7 @@ use std::{sync::Arc, thread, time::Duration};
 
 use super::{Daemon, End, Facts, Place, Standing};
 use crate::{
-    destination::{ReceiveError, receive},
+    destination::{EndNotice, ReceiveError, receive},
     machine::{Handles, Host, HostShare, Machine},
     pages::PAGE_SIZE,
     report::in_words,
@@ -59,9 +59,9 @@ impl Daemon {
     ) -> Result<(), String> {
         let mut host =
             Host::new(share.clone(), |vm: &VmDescription, handles: Handles| self.made(vm, handles));
-        let started = |vm: &VmDescription| {
+        let started = |vm: &VmDescription, end: EndNotice| {
             self.update(|inner| {
-                inner.place = Place::Arriving { standing: Standing::on_arrival(vm) };
+                inner.place = Place::Arriving { standing: Standing::on_arrival(vm), end };
                 inner.listening = None;
                 inner.wanted_name = Some(vm.name.clone());
             });
@@ -70,6 +70,10 @@ impl Daemon {
         match receive(&mut host, acceptor, interrupt, started) {
             Ok(arrival) => {
                 self.here(arrival.vm, Standing::on_arrival(&arrival.description));
+                Ok(())
+            }
+            Err(ReceiveError::Ended { .. }) => {
+                self.ended_on_arrival();
                 Ok(())
             }
             Err(error @ ReceiveError::Interrupted { .. }) => {

@@ -46,12 +46,12 @@ impl Daemon {
         let name = inner.name.clone();
         match (&inner.place, &inner.handles) {
             (
-                Place::Arriving { standing: Standing::Running }
+                Place::Arriving { standing: Standing::Running, .. }
                 | Place::Here { standing: Standing::Running, .. },
                 Some(handles),
             ) => Ok(handles.clone()),
             (
-                Place::Arriving { standing: Standing::Paused }
+                Place::Arriving { standing: Standing::Paused, .. }
                 | Place::Here { standing: Standing::Paused, .. },
                 _,
             ) => Err(Refusal::Paused { name }),

@@ -26,6 +26,9 @@ use crate::{
 /// seconds to get the processor.
 const REPORT_LIFETIME: Duration = Duration::from_secs(10);
 
+/// The same, for one whose guest has ended there.
+const ENDED_REPORT_LIFETIME: Duration = Duration::from_millis(1500);
+
 /// What is asked for.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -95,7 +98,7 @@ impl Daemon {
         let (strategy, options) = (request.strategy, request.options());
         let interrupt = Interrupt::default();
         let progress = Arc::<Progress>::default();
-        let (machine, was) = self.give_to_engine(&interrupt, &progress)?;
+        let (machine, was) = self.give_to_engine(&interrupt, &progress, &address.to_string())?;
         // A thread that could not be started would take the machine with it, so the machine follows when it runs.
         let (sender, receiver) = std::sync::mpsc::sync_channel::<Machine>(1);
         let daemon = self.clone();
@@ -129,8 +132,11 @@ impl Daemon {
     /// If there is none.
     pub fn cancel(&self) -> Result<(), Refusal> {
         let inner = self.lock();
+        if let Some(too_late) = inner.place.past_handover(&inner.name) {
+            return Err(too_late);
+        }
         match &inner.place {
-            Place::Migrating { interrupt } => {
+            Place::Migrating { interrupt, .. } => {
                 interrupt.raise();
                 Ok(())
             }
@@ -157,6 +163,7 @@ impl Daemon {
         &self,
         interrupt: &Interrupt,
         progress: &Arc<Progress>,
+        to: &str,
     ) -> Result<(Machine, Standing), Refusal> {
         let mut inner = self.lock_when_arrived();
         let name = inner.name.clone();
@@ -167,7 +174,8 @@ impl Daemon {
             }
             other => return Err(other.refusal(&name)),
         }
-        let migrating = Place::Migrating { interrupt: interrupt.clone() };
+        let migrating =
+            Place::Migrating { interrupt: interrupt.clone(), progress: progress.clone(), to: to.to_owned() };
         let place = std::mem::replace(&mut inner.place, migrating);
         inner.migration = Some(Record { progress: progress.clone(), report: None, is_fetched: false });
         drop(inner);
@@ -181,13 +189,20 @@ impl Daemon {
     /// Takes note of how it ended, and keeps or drops the machine accordingly; one that stays is as it `was`.
     fn migrated(&self, machine: Machine, was: Standing, report: Report, to: &str) {
         let standing = match report.outcome {
-            Outcome::Completed => None,
+            Outcome::Completed | Outcome::Ended => None,
             Outcome::Failed | Outcome::Cancelled if report.paused => Some(Standing::Paused),
             Outcome::Failed | Outcome::Cancelled => Some(was),
             Outcome::Unknown => Some(Standing::Unknown),
             Outcome::Interrupted => Some(Standing::Interrupted),
         };
         let mut machine = Some(machine);
+        let (end, report_lifetime) = match &report.guest_end {
+            // What it was to be is over: nobody needs this process.
+            Some(end) => {
+                (End::EndedElsewhere { to: to.to_owned(), ending: end.clone() }, ENDED_REPORT_LIFETIME)
+            }
+            None => (End::Moved { to: to.to_owned() }, REPORT_LIFETIME),
+        };
         self.update(|inner| {
             inner.place = match (standing, machine.take()) {
                 (Some(standing), Some(machine)) => Place::Here { machine, standing },
@@ -199,17 +214,17 @@ impl Daemon {
             inner.note(report, standing);
         });
         if standing.is_none() {
-            self.await_fetch();
-            self.finish(End::Moved { to: to.to_owned() });
+            self.await_fetch(report_lifetime);
+            self.finish(end);
             // Only now: giving back a large guest's memory takes a while, and the user waits for the report.
             drop(machine);
         }
     }
 
-    fn await_fetch(&self) {
+    fn await_fetch(&self, at_most: Duration) {
         let begin = Instant::now();
         let is_fetched = || self.lock().migration.as_ref().is_some_and(|record| record.is_fetched);
-        while !is_fetched() && begin.elapsed() < REPORT_LIFETIME {
+        while !is_fetched() && begin.elapsed() < at_most {
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -231,7 +246,8 @@ impl Inner {
         if let Some(record) = &mut self.migration {
             record.report = Some(report);
         }
-        if self.stop_wanted && standing.is_some() {
+        // What another host may still need is kept, whatever was wanted before.
+        if self.stop_wanted && matches!(standing, Some(Standing::Running | Standing::Paused)) {
             self.end.get_or_insert(End::Stopped);
         }
     }

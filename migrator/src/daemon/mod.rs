@@ -69,6 +69,8 @@ struct Inner {
     handles: Option<Handles>,
     listening: Option<String>,
     migration: Option<Record>,
+    /// How it ends as soon as the source knows: the guest ended before its last page had come.
+    end_on_arrival: Option<End>,
     /// To be stopped as soon as the engine gives the machine back.
     stop_wanted: bool,
     end: Option<End>,
@@ -103,6 +105,7 @@ impl Daemon {
                 handles: None,
                 listening: None,
                 migration: None,
+                end_on_arrival: None,
                 stop_wanted: false,
                 end: None,
                 overhead: None,
@@ -201,6 +204,11 @@ impl Daemon {
         drop(inner);
         self.changed.send_replace(());
         result
+    }
+
+    /// Whether a guest is here whose last pages are still coming.
+    pub(crate) fn is_arriving(&self) -> bool {
+        matches!(self.lock().place, Place::Arriving { .. })
     }
 
     /// Locks once the machine is not just about to be given back by the engine.

@@ -1,10 +1,17 @@
 //! Where the machine is.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Refusal;
-use crate::{machine::Machine, transport::Interrupt};
+use super::{Refusal, refusal::PagesLeft};
+use crate::{
+    destination::EndNotice,
+    machine::Machine,
+    progress::{Phase, Progress},
+    transport::Interrupt,
+};
 
 /// Where the machine is, and whose.
 pub enum Place {
@@ -14,6 +21,8 @@ pub enum Place {
     Arriving {
         /// Whether it runs, or stands still as its user wanted it.
         standing: Standing,
+        /// Where its end is said before its last page has come.
+        end: EndNotice,
     },
     /// Here, and nobody else has it.
     Here {
@@ -26,6 +35,10 @@ pub enum Place {
     Migrating {
         /// Calls the migration off.
         interrupt: Interrupt,
+        /// How far it is.
+        progress: Arc<Progress>,
+        /// Where to.
+        to: String,
     },
     /// It runs elsewhere.
     Moved {
@@ -117,7 +130,7 @@ impl Place {
         let name = match self {
             Place::Awaited => "receiving",
             Place::Here { standing: Standing::Running, .. } if is_booting => "booting",
-            Place::Arriving { standing } | Place::Here { standing, .. } => match standing {
+            Place::Arriving { standing, .. } | Place::Here { standing, .. } => match standing {
                 Standing::Running => "running",
                 Standing::Paused => "paused",
                 Standing::Unknown => "unknown",
@@ -136,7 +149,19 @@ impl Place {
             Place::Awaited => Refusal::NotHereYet { name },
             Place::Arriving { .. } => Refusal::StillArriving { name },
             Place::Moved { to } => Refusal::Moved { name, to: to.clone() },
-            Place::Migrating { .. } | Place::Here { .. } => Refusal::Migrating { name },
+            Place::Migrating { .. } => self.past_handover(&name).unwrap_or(Refusal::Migrating { name }),
+            Place::Here { .. } => Refusal::Migrating { name },
         }
+    }
+
+    /// Why a migration can no longer be called off, if the guest runs at the destination already.
+    pub(super) fn past_handover(&self, name: &str) -> Option<Refusal> {
+        let Place::Migrating { progress, to, .. } = self else { return None };
+        let now = progress.snapshot();
+        matches!(now.phase, Phase::Push | Phase::Verify).then(|| Refusal::PastHandover {
+            name: name.to_owned(),
+            to: to.clone(),
+            left: PagesLeft { pages: now.pages_left, bytes_per_second: now.bytes_per_second },
+        })
     }
 }

@@ -1,8 +1,29 @@
 //! Why a VM's process does not do what it was asked.
 
+use std::fmt;
+
 use thiserror::Error;
 
-use crate::{machine::UnavailableGuest, vm::VmError};
+use crate::{machine::UnavailableGuest, pages::PAGE_SIZE, vm::VmError};
+
+/// How many pages are to go, and how fast they do.
+#[derive(Clone, Copy, Debug)]
+pub struct PagesLeft {
+    /// Pages that the destination has not got.
+    pub pages: u64,
+    /// How fast the link is, if that is known.
+    pub bytes_per_second: u64,
+}
+
+impl fmt::Display for PagesLeft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} pages to go", self.pages)?;
+        match (self.pages * PAGE_SIZE as u64).checked_div(self.bytes_per_second) {
+            Some(seconds) => write!(f, ", about {} s", seconds + 1),
+            None => Ok(()),
+        }
+    }
+}
 
 /// Why not. Nothing has changed then.
 #[derive(Debug, Error)]
@@ -24,6 +45,19 @@ pub enum Refusal {
     Migrating {
         /// Its name.
         name: String,
+    },
+    /// Its guest runs at the destination already, and needs pages that are here.
+    #[error(
+        "too late: {name} runs at {to}; {left}. This process ends when the last one is there; `ferry stop --force {name}` \
+         ends it now, and takes from the guest there what it has not got"
+    )]
+    PastHandover {
+        /// Its name.
+        name: String,
+        /// Where it runs.
+        to: String,
+        /// What it has not got.
+        left: PagesLeft,
     },
     /// It runs elsewhere.
     #[error("{name} has moved to {to}")]

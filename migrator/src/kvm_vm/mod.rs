@@ -118,7 +118,13 @@ impl SourceVm for KvmVm {
     }
 
     fn pause(&mut self) -> Result<(), VmError> {
-        self.vm.pause().map_err(VmError::new("pause the vCPUs"))
+        self.vm.pause().map_err(VmError::new("pause the vCPUs"))?;
+        if self.vm.events().has_ended() {
+            // Its end is told on this side: a guest without vCPUs would arrive at the other.
+            self.vm.resume().map_err(VmError::new("resume the vCPUs"))?;
+            return Err(VmError { operation: "pause the vCPUs", source: "the guest has ended".into() });
+        }
+        Ok(())
     }
 
     fn resume(&mut self) -> Result<(), VmError> {

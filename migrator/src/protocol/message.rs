@@ -60,6 +60,10 @@ pub enum FromDestination {
         /// From receiving Start to the first vCPU entering the guest, in microseconds.
         start_us: u64,
     },
+    /// The guest ended before its last page came: the source is free of duty.
+    Ended(GuestEnd),
+    /// One of the links that bring missing pages is lost, and these have not come: push them again.
+    Resend(Missing),
     /// Every page is there; the source is free of duty.
     Complete {
         /// The digest of all pages as they were installed, if it was asked for.
@@ -72,6 +76,15 @@ pub enum FromDestination {
         /// Why.
         reason: String,
     },
+}
+
+/// How a guest ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GuestEnd {
+    /// What its process exits with.
+    pub exit_code: u8,
+    /// What happened, in words.
+    pub words: String,
 }
 
 /// What the destination must know before it says yes.

@@ -47,7 +47,7 @@ pub use frame::{
 };
 pub use greeting::{GREETING_BYTES, Greeting, GreetingError, MigrationId, Role, VERSION};
 pub use message::{
-    Along, FaultStatistics, FromDestination, FromSource, LoadTimes, MAX_PAGES_ALONG, Missing, Offer,
-    StateMessage,
+    Along, FaultStatistics, FromDestination, FromSource, GuestEnd, LoadTimes, MAX_PAGES_ALONG, Missing,
+    Offer, StateMessage,
 };
 pub use network::{MAX_NETWORK_FRAME_BYTES, NETWORK_HEADER_BYTES, NetworkFrameTooLong, NetworkHeader};

@@ -26,13 +26,15 @@ pub enum Cut {
     After,
     /// One bit of the message is flipped; the links live on.
     Flip,
+    /// The message is lost, and its link with it; the others live on.
+    Lose,
     /// The message arrives, and whoever sent it is stopped for so long, as by SIGSTOP and SIGCONT; the links live on.
     Stop(Duration),
 }
 
 impl Cut {
     fn spares_links(self) -> bool {
-        matches!(self, Cut::Flip | Cut::Stop(_))
+        matches!(self, Cut::Flip | Cut::Lose | Cut::Stop(_))
     }
 }
 
@@ -131,7 +133,7 @@ impl Wire for FailingWire {
         let cut = self.tally.next();
         match cut {
             None => return self.inner.send_parts(head, payload, tail),
-            Some(Cut::Before) => {}
+            Some(Cut::Before | Cut::Lose) => {}
             Some(Cut::Stop(time)) => {
                 self.inner.send_parts(head, payload, tail)?;
                 std::thread::sleep(time);

@@ -94,6 +94,8 @@ impl MigrateError {
             FromDestination::Confirm => "Confirm",
             FromDestination::Running { .. } => "Running",
             FromDestination::Complete { .. } => "Complete",
+            FromDestination::Ended(_) => "Ended",
+            FromDestination::Resend(_) => "Resend",
         };
         MigrateError::Unexpected { said }
     }

@@ -16,14 +16,14 @@ use std::{
         mpsc::{Sender, channel},
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use super::{MigrateError, Migration, send};
+use super::{MigrateError, Migration};
 use crate::{
     pages::{Claims, GuestPages, PageRun, PageSet, PageSink, PageStream, Sent},
     progress::Phase,
-    protocol::{Frame, FrameKind, MAX_FRAME_PAGES},
+    protocol::{Frame, FrameKind, MAX_FRAME_PAGES, Missing},
     ready::spawn_ready,
     timeline::Round,
     transport::{Pace, Wire},
@@ -135,11 +135,18 @@ impl Answers {
         if request.kind != FrameKind::Request {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let requested = || request.segments.iter().flat_map(|(_, run)| run.pages());
+        // Single pages are touched, and waited for. Runs are what another link did not bring.
+        let is_page = |run: &PageRun| run.count == 1;
+        let requested =
+            || request.segments.iter().map(|(_, run)| run).filter(|run| is_page(run)).map(|run| run.first);
         let mut send = |runs: &[PageRun]| {
             let runs = runs.iter().copied();
             self.stream.send(&*self.pages, runs, None, FrameKind::FrozenPages, |_| ())
         };
+        for &(_, run) in request.segments.iter().filter(|(_, run)| !is_page(run)) {
+            while shared.claims.claim_within(run).is_some() {}
+            send(&[run])?;
+        }
         // A page that the push has claimed is on its way, but behind others.
         for page in requested() {
             shared.claims.claim_within(PageRun::one(page));
@@ -181,8 +188,9 @@ impl MissingAtSource {
 }
 
 impl Migration<'_> {
-    /// Sends what is missing until nothing is.
-    pub(super) fn push(&mut self, missing: MissingAtSource) -> Result<(), MigrateError> {
+    /// Sends what is missing until nothing is, the link is lost, or the destination says something. A lost link is no
+    /// failure: the destination requests what it would have brought.
+    pub(super) fn push(&mut self, missing: MissingAtSource) {
         let begin = Instant::now();
         set_priority(Priority::Push);
         self.bulk.wire().set_pace(Pace::Considerate);
@@ -192,12 +200,34 @@ impl Migration<'_> {
         let progress = |pages| self.progress.sent(pages);
         let mut sent = Sent::default();
         let mut block = 0;
-        while let Some(claimed) = shared.claim_block(&mut block) {
+        let mut pushed = Ok(());
+        // A control link that is lost says nothing, and the guest needs its pages all the same.
+        let is_spoken_to = |wire: &dyn Wire| wire.has_input() && !wire.has_ended();
+        while pushed.is_ok() && !is_spoken_to(self.control.wire()) {
+            let Some(claimed) = shared.claim_block(&mut block) else {
+                pushed = self.bulk.end_stage(PUSH_STAGE);
+                break;
+            };
             let frozen = FrameKind::FrozenPages;
-            sent.add(self.bulk.send(&*self.pages, claimed, Some(&absent), frozen, progress).map_err(send)?);
+            pushed = self
+                .bulk
+                .send(&*self.pages, claimed, Some(&absent), frozen, progress)
+                .map(|in_block| sent.add(in_block));
         }
-        self.bulk.end_stage(PUSH_STAGE).map_err(send)?;
-        self.timeline.push = Some(Round { sent, duration: begin.elapsed(), dirtied: 0 });
+        if let Err(error) = pushed {
+            tracing::warn!(%error, "the bulk link is lost: what is missing goes over the urgent link");
+        }
+        let before =
+            self.timeline.push.map_or((Sent::default(), Duration::ZERO), |push| (push.sent, push.duration));
+        sent.add(before.0);
+        self.timeline.push = Some(Round { sent, duration: before.1 + begin.elapsed(), dirtied: 0 });
+    }
+
+    /// Pushes again what did not come.
+    pub(super) fn push_again(&mut self, missing: &Missing) -> Result<(), MigrateError> {
+        let mut pages = PageSet::empty(self.page_count);
+        missing.put_into(&mut pages).ok_or(MigrateError::Unexpected { said: "pages the guest has not" })?;
+        self.push(MissingAtSource(Arc::new(Shared::new(&pages))));
         Ok(())
     }
 }

@@ -5,6 +5,8 @@ use std::{thread, time::Duration};
 use crate::one_guest::{Try, assert_memory_right, boot};
 use migrator::{
     destination::ReceiveError,
+    options::Verify,
+    protocol::GuestEnd,
     report::{Outcome, in_words},
     sim::{Cut, Fault, SimVm, Tally},
     strategy::Strategy,
@@ -104,6 +106,59 @@ fn stop_at_each_message(strategy: Strategy, stop: Duration) -> u32 {
         }
     }
     withdrawn
+}
+
+/// Entry 4: the end of a guest whose pages are still coming reaches the source, which need not keep them.
+#[test]
+fn entry_4_the_end_of_a_guest_is_told_to_its_source() {
+    for seed in 0..20 {
+        let mut source = boot(seed);
+        let mut attempt = Try::new(Strategy::PostCopy);
+        attempt.options.max_bandwidth = Some(16_000_000);
+        let end = GuestEnd { exit_code: 7, words: "the guest exited with code 7".to_owned() };
+        attempt.guest_end = Some(end.clone());
+        let tried = attempt.run(&mut source);
+        assert_eq!(tried.report.outcome, Outcome::Ended, "seed {seed}: {:?}", tried.report.error);
+        assert_eq!(tried.report.guest_end.as_ref(), Some(&end));
+        tried.assert_one_guest(source, &format!("seed {seed}"));
+    }
+}
+
+/// Entry 4: after the handover a link that is lost, and a bit that is flipped, cost no page: what did not come is requested,
+/// or pushed, again over a link that lives.
+#[test]
+fn entry_4_a_lost_link_or_a_damaged_page_costs_no_page_after_the_handover() {
+    let mut seen = (0, 0);
+    for seed in 0..4 {
+        for cut in [Cut::Flip, Cut::Lose] {
+            for message in 0..80 {
+                let context = format!("seed {seed} {cut:?} message {message}");
+                let mut source = boot(seed);
+                let mut attempt = Try::new(Strategy::PostCopy);
+                attempt.options.verify = Verify::AfterStart;
+                attempt.tally = Tally::cut_at(message, cut);
+                let tally = attempt.tally.clone();
+                let tried = attempt.run(&mut source);
+                match tried.report.outcome {
+                    Outcome::Completed => seen.0 += 1,
+                    Outcome::Interrupted => seen.1 += 1,
+                    _ => {}
+                }
+                // Without its control link the source does not hear that all came; but it did.
+                assert!(
+                    tried.report.outcome != Outcome::Interrupted || tried.destination.is_ok(),
+                    "{context}: {:?}, {:?}",
+                    tried.report.error,
+                    tried.destination.err()
+                );
+                tried.assert_one_guest(source, &context);
+                if tally.messages() <= message {
+                    break;
+                }
+            }
+        }
+    }
+    assert!(seen.0 > 40, "{seen:?}");
 }
 
 /// Entry 1: the source cannot take back what it let go of. The guest stays paused, and the report says why.

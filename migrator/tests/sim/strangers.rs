@@ -142,7 +142,8 @@ fn receive_from(call: impl FnOnce(&str)) -> ReceiveError<SimVm> {
     let Address::Tcp(host_and_port) = address else { panic!("a TCP address") };
     let interrupt = Interrupt::default();
     thread::scope(|scope| {
-        let received = scope.spawn(|| receive(&mut SimHost::default(), &mut *acceptor, &interrupt, |_| ()));
+        let received =
+            scope.spawn(|| receive(&mut SimHost::default(), &mut *acceptor, &interrupt, |_, _| ()));
         let raised = RaiseOnDrop(&interrupt);
         call(&host_and_port);
         // Whoever is waited for still has had its chance.
