@@ -160,6 +160,10 @@ impl Wire for FailingWire {
         self.inner.set_patience(patience);
     }
 
+    fn set_deadline(&mut self, left: Option<Duration>) {
+        self.inner.set_deadline(left);
+    }
+
     fn ignore_interrupt(&mut self) {
         self.inner.ignore_interrupt();
     }

@@ -115,6 +115,7 @@ impl Links<'_> {
         let connect = |source| MigrateError::Connect { address: address(), source };
         let mut wire = self.connector.connect(self.interrupt).map_err(connect)?;
         wire.set_patience(Some(ANSWER_PATIENCE));
+        wire.set_deadline(Some(ANSWER_PATIENCE));
         let greeting = Greeting { migration: self.migration, role };
         wire.send(&greeting.encode()).map_err(connect)?;
         let mut answer = [0; GREETING_BYTES];
@@ -124,6 +125,7 @@ impl Links<'_> {
         Greeting::check_magic(&answer).map_err(wrong)?;
         wire.receive(&mut answer[8..]).map_err(connect)?;
         greeting.check_answer(&answer).map_err(wrong)?;
+        wire.set_deadline(None);
         Ok(wire)
     }
 }

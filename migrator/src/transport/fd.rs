@@ -17,8 +17,8 @@ use crate::pages::RunBytes;
 
 /// How long one wait lasts at most before it looks around.
 const TICK: Duration = Duration::from_millis(20);
-/// How long the rest of a message may take where nothing else is said.
-const REST_PATIENCE: Duration = Duration::from_secs(5);
+/// How long an interrupt leaves the rest of a message to come.
+const REST_GRACE: Duration = Duration::from_millis(50);
 
 /// The most bytes that one system call moves while a guest runs. Where the kernel does not preempt itself, as servers'
 /// kernels do not, no other thread gets the processor before the call is over; and what was just copied still lies in the
@@ -39,6 +39,9 @@ pub struct FdWire {
     fd: OwnedFd,
     interrupt: Interrupt,
     patience: Option<Duration>,
+    deadline: Option<Instant>,
+    /// How long a call goes on once the interrupt is raised.
+    grace: Duration,
     pace: Pace,
     parts: Parts,
 }
@@ -67,7 +70,8 @@ impl FdWire {
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(TICK))?;
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Send, Some(TICK))?;
         let (interrupt, pace) = (interrupt.clone(), Pace::Considerate);
-        let wire = FdWire { fd, interrupt, patience: None, pace, parts: Parts::default() };
+        let (patience, deadline, grace) = (None, None, Duration::ZERO);
+        let wire = FdWire { fd, interrupt, patience, deadline, grace, pace, parts: Parts::default() };
         wire.limit_unsent(MAX_UNSENT_BYTES);
         Ok(wire)
     }
@@ -92,13 +96,13 @@ impl FdWire {
         step: impl Fn(i32, &[libc::iovec]) -> isize,
         closed: io::ErrorKind,
     ) -> io::Result<()> {
-        // A link that never has to wait would not see it otherwise.
-        if self.interrupt.is_raised() {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
         let mut next = 0;
         let mut idle_since: Option<Instant> = None;
+        let mut interrupted_since: Option<Instant> = None;
         while next < self.parts.0.len() {
+            // Also where something moves: a link that never has to wait, or whose peer moves a byte at a time, would not
+            // see it otherwise.
+            self.look_around(&mut interrupted_since)?;
             match self.step(next, &step) {
                 0 => return Err(closed.into()),
                 moved if moved > 0 => {
@@ -113,14 +117,25 @@ impl FdWire {
                         _ => return Err(error),
                     }
                     let since = *idle_since.get_or_insert_with(|| Instant::now() - TICK);
-                    if self.interrupt.is_raised() {
-                        return Err(io::ErrorKind::Interrupted.into());
-                    }
                     if self.patience.is_some_and(|patience| since.elapsed() >= patience) {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Whether a call may go on: fails once the interrupt is raised, or the deadline has passed.
+    fn look_around(&self, interrupted_since: &mut Option<Instant>) -> io::Result<()> {
+        if self.interrupt.is_raised() {
+            let since = interrupted_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= self.grace {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+        }
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(io::ErrorKind::TimedOut.into());
         }
         Ok(())
     }
@@ -210,10 +225,9 @@ impl Wire for FdWire {
     }
 
     fn receive_rest(&mut self, buffer: &mut [u8]) -> io::Result<()> {
-        let interrupt = std::mem::take(&mut self.interrupt);
-        let patience = self.patience.replace(self.patience.unwrap_or(REST_PATIENCE));
+        self.grace = REST_GRACE;
         let received = self.receive(buffer);
-        (self.interrupt, self.patience) = (interrupt, patience);
+        self.grace = Duration::ZERO;
         received
     }
 
@@ -225,6 +239,10 @@ impl Wire for FdWire {
 
     fn set_patience(&mut self, patience: Option<Duration>) {
         self.patience = patience;
+    }
+
+    fn set_deadline(&mut self, left: Option<Duration>) {
+        self.deadline = left.map(|left| Instant::now() + left);
     }
 
     fn set_pace(&mut self, pace: Pace) {

@@ -33,8 +33,8 @@ pub enum Pace {
     Hasty,
 }
 
-/// One link's bytes. Blocking; a wait ends early when the [`Interrupt`] is raised or nothing moved
-/// for longer than the patience allows.
+/// One link's bytes. Blocking; a wait ends early when the [`Interrupt`] is raised, when nothing moved
+/// for longer than the patience allows, or at the deadline, however much moves.
 pub trait Wire: Send {
     /// Sends `head`, then the payload, straight from guest memory, then `tail`, as one message.
     ///
@@ -57,11 +57,11 @@ pub trait Wire: Send {
     /// As [`Wire::send`]; [`io::ErrorKind::UnexpectedEof`] if the peer closed the link.
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<()>;
 
-    /// Fills `buffer` with the rest of a message that has begun to come: an interrupt does not cut it,
-    /// for the link must stay of use for last words.
+    /// Fills `buffer` with the rest of a message that has begun to come. An interrupt cuts it only after
+    /// a moment: the message may be the reason why the migration ends.
     ///
     /// # Errors
-    /// As [`Wire::receive`], but for the interrupt.
+    /// As [`Wire::receive`].
     fn receive_rest(&mut self, buffer: &mut [u8]) -> io::Result<()>;
 
     /// Fills the runs, straight into guest memory.
@@ -72,6 +72,10 @@ pub trait Wire: Send {
 
     /// How long nothing may move before a wait fails; `None` waits as long as the link lives.
     fn set_patience(&mut self, patience: Option<Duration>);
+
+    /// How long all that follows may take, until this is called again: a peer that moves one byte now and
+    /// then never exhausts the patience. `None` sets no limit.
+    fn set_deadline(&mut self, left: Option<Duration>);
 
     /// From here on the interrupt means nothing to this link: what is sent now must arrive.
     fn ignore_interrupt(&mut self);
