@@ -1,6 +1,6 @@
 //! `ferry receive`
 
-use std::{ffi::OsString, process::ExitCode, sync::Arc, thread};
+use std::{ffi::OsString, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
@@ -10,7 +10,7 @@ use super::{
     devices::HostDevices,
     ending,
     output::tell,
-    terminal,
+    terminal, units,
 };
 use crate::{
     daemon::{ConsoleLog, Daemon, Receiver, Registry, receive_one, serve},
@@ -36,6 +36,9 @@ pub struct Receive {
     backing: Backing,
     #[command(flatten)]
     devices: HostDevices,
+    /// How long the source's host may acknowledge nothing before it counts as gone
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = units::peer_timeout)]
+    peer_timeout: Duration,
     /// Give up after one failed try
     #[arg(long)]
     once: bool,
@@ -64,8 +67,9 @@ impl Receive {
             return background::start(&registry, arguments);
         }
         let listening = self.address.listen();
-        let (acceptor, address) =
+        let (mut acceptor, address) =
             listening.with_context(|| format!("cannot listen at {}: choose another port?", self.address))?;
+        acceptor.set_peer_timeout(self.peer_timeout);
         let claim = match &self.name {
             Some(name) => registry.claim(name)?,
             None => registry.claim_numbered(&default_name(&address))?,

@@ -28,5 +28,6 @@ pub(crate) fn open_link(
     migration: MigrationId,
     role: Role,
 ) -> Result<Box<dyn Wire>, MigrateError> {
-    Links { connector, interrupt: &Interrupt::default(), migration }.open(role)
+    let (interrupt, peer_timeout) = (&Interrupt::default(), crate::transport::PEER_TIMEOUT);
+    Links { connector, interrupt, migration, peer_timeout }.open(role)
 }

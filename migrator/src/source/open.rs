@@ -61,7 +61,7 @@ impl<'vm> Migration<'vm> {
         progress: &Arc<Progress>,
         mut timeline: Timeline,
     ) -> Result<Migration<'vm>, MigrateError> {
-        let links = Links { connector, interrupt, migration: new_id()? };
+        let links = Links { connector, interrupt, migration: new_id()?, peer_timeout: options.peer_timeout };
         let mut control = Control::new(links.open(Role::Control)?);
         let pages = vm.pages();
         let (rehearsal, pause_and_save) = rehearse(vm)?;
@@ -106,6 +106,7 @@ pub(super) struct Links<'a> {
     pub connector: &'a dyn Connector,
     pub interrupt: &'a Interrupt,
     pub migration: MigrationId,
+    pub peer_timeout: Duration,
 }
 
 impl Links<'_> {
@@ -114,6 +115,7 @@ impl Links<'_> {
         let address = || self.connector.address();
         let connect = |source| MigrateError::Connect { address: address(), source };
         let mut wire = self.connector.connect(self.interrupt).map_err(connect)?;
+        wire.set_peer_timeout(Some(self.peer_timeout));
         wire.set_patience(Some(ANSWER_PATIENCE));
         wire.set_deadline(Some(ANSWER_PATIENCE));
         let greeting = Greeting { migration: self.migration, role };

@@ -20,6 +20,9 @@ const TICK: Duration = Duration::from_millis(20);
 /// How long an interrupt leaves the rest of a message to come.
 const REST_GRACE: Duration = Duration::from_millis(50);
 
+/// How often the kernel asks an idle peer at least.
+const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(60);
+
 /// The most bytes that one system call moves while a guest runs. Where the kernel does not preempt itself, as servers'
 /// kernels do not, no other thread gets the processor before the call is over; and what was just copied still lies in the
 /// cache.
@@ -37,9 +40,12 @@ const MAX_HASTY_UNSENT_BYTES: libc::c_int = 4 << 20;
 /// A wire over a connected stream socket.
 pub struct FdWire {
     fd: OwnedFd,
+    /// Who is at the other end, for messages.
+    peer: String,
     interrupt: Interrupt,
     patience: Option<Duration>,
     deadline: Option<Instant>,
+    peer_timeout: Option<Duration>,
     /// How long a call goes on once the interrupt is raised.
     grace: Duration,
     pace: Pace,
@@ -70,8 +76,17 @@ impl FdWire {
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(TICK))?;
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Send, Some(TICK))?;
         let (interrupt, pace) = (interrupt.clone(), Pace::Considerate);
-        let (patience, deadline, grace) = (None, None, Duration::ZERO);
-        let wire = FdWire { fd, interrupt, patience, deadline, grace, pace, parts: Parts::default() };
+        let wire = FdWire {
+            peer: peer_of(&fd),
+            fd,
+            interrupt,
+            patience: None,
+            deadline: None,
+            peer_timeout: None,
+            grace: Duration::ZERO,
+            pace,
+            parts: Parts::default(),
+        };
         wire.limit_unsent(MAX_UNSENT_BYTES);
         Ok(wire)
     }
@@ -114,16 +129,37 @@ impl FdWire {
                     match error.kind() {
                         io::ErrorKind::Interrupted => continue,
                         io::ErrorKind::WouldBlock => {}
-                        _ => return Err(error),
+                        _ => return Err(self.in_words(error)),
                     }
                     let since = *idle_since.get_or_insert_with(|| Instant::now() - TICK);
                     if self.patience.is_some_and(|patience| since.elapsed() >= patience) {
-                        return Err(io::ErrorKind::TimedOut.into());
+                        return Err(self.nothing_moved(closed, since.elapsed()));
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// A peer that acknowledges nothing, by what the kernel calls it.
+    fn in_words(&self, error: io::Error) -> io::Error {
+        let heard = match self.peer_timeout {
+            Some(timeout) => format!("nothing heard from {} for {}", self.peer, seconds(timeout)),
+            None => format!("nothing heard from {}", self.peer),
+        };
+        match error.raw_os_error() {
+            Some(libc::ETIMEDOUT) => io::Error::new(io::ErrorKind::TimedOut, heard),
+            // What a router, or this host's own search for the neighbour, said meanwhile.
+            Some(libc::EHOSTUNREACH | libc::ENETUNREACH) => {
+                io::Error::new(io::ErrorKind::TimedOut, format!("{heard} ({error})"))
+            }
+            _ => error,
+        }
+    }
+
+    fn nothing_moved(&self, closed: io::ErrorKind, elapsed: Duration) -> io::Error {
+        let what = if closed == io::ErrorKind::WriteZero { "nothing taken by" } else { "nothing heard from" };
+        io::Error::new(io::ErrorKind::TimedOut, format!("{what} {} for {}", self.peer, seconds(elapsed)))
     }
 
     /// Whether a call may go on: fails once the interrupt is raised, or the deadline has passed.
@@ -135,7 +171,8 @@ impl FdWire {
             }
         }
         if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(io::ErrorKind::TimedOut.into());
+            let words = format!("timed out: {} moves too little at a time", self.peer);
+            return Err(io::Error::new(io::ErrorKind::TimedOut, words));
         }
         Ok(())
     }
@@ -245,6 +282,20 @@ impl Wire for FdWire {
         self.deadline = left.map(|left| Instant::now() + left);
     }
 
+    fn set_peer_timeout(&mut self, timeout: Option<Duration>) {
+        self.peer_timeout = timeout;
+        // Only TCP has such limits: other sockets have their peer on this host.
+        sockopt::set_socket_keepalive(&self.fd, timeout.is_some()).ok();
+        // Unacknowledged bytes, and probes where there are none, count against the same time.
+        let millis = timeout.map_or(0, |timeout| timeout.as_millis().min(i32::MAX as u128) as u32);
+        sockopt::set_tcp_user_timeout(&self.fd, millis).ok();
+        if let Some(timeout) = timeout {
+            let probe = (timeout / 3).clamp(Duration::from_secs(1), MAX_PROBE_INTERVAL);
+            sockopt::set_tcp_keepidle(&self.fd, probe).ok();
+            sockopt::set_tcp_keepintvl(&self.fd, probe).ok();
+        }
+    }
+
     fn set_pace(&mut self, pace: Pace) {
         if pace != self.pace {
             self.pace = pace;
@@ -267,6 +318,17 @@ impl Wire for FdWire {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// The other end of a socket, in words.
+fn peer_of(fd: &OwnedFd) -> String {
+    let address = socket2::SockRef::from(fd).peer_addr().ok().and_then(|address| address.as_socket());
+    address.map_or_else(|| "the peer".to_owned(), |address| address.to_string())
+}
+
+/// `15 s`, rounded.
+fn seconds(duration: Duration) -> String {
+    format!("{:.0} s", duration.as_secs_f64())
 }
 
 #[cfg(test)]

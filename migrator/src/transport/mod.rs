@@ -24,6 +24,11 @@ pub use throttle::Throttle;
 
 use crate::pages::RunBytes;
 
+/// How long a peer may acknowledge nothing, where nothing else is said.
+pub const PEER_TIMEOUT: Duration = Duration::from_secs(15);
+/// The shortest such time: the kernel counts in seconds.
+pub const MIN_PEER_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Whether a link leaves room for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
@@ -77,6 +82,10 @@ pub trait Wire: Send {
     /// then never exhausts the patience. `None` sets no limit.
     fn set_deadline(&mut self, left: Option<Duration>);
 
+    /// How long a peer may acknowledge nothing before it counts as gone, as one does whose host lost power; `None` waits
+    /// for ever. A link that has no such peer ignores it.
+    fn set_peer_timeout(&mut self, timeout: Option<Duration>);
+
     /// From here on the interrupt means nothing to this link: what is sent now must arrive.
     fn ignore_interrupt(&mut self);
 
@@ -109,6 +118,9 @@ pub trait Acceptor: Send {
     /// # Errors
     /// As [`Wire::receive`].
     fn accept(&mut self, interrupt: &Interrupt, timeout: Option<Duration>) -> io::Result<Box<dyn Wire>>;
+
+    /// The [`Wire::set_peer_timeout`] of links accepted from here on. Only links to other hosts need it.
+    fn set_peer_timeout(&mut self, _timeout: Duration) {}
 }
 
 /// Raised once, by hand or by a deadline, and seen by every wait within a tick: how a migration is

@@ -14,12 +14,10 @@ use rustix::{
 };
 use socket2::{Domain, Socket, Type};
 
-use super::{Acceptor, Connector, FdWire, Interrupt, Wire};
+use super::{Acceptor, Connector, FdWire, Interrupt, PEER_TIMEOUT, Wire};
 
 /// How long a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long sent bytes may stay unacknowledged before the peer counts as gone.
-const DEAD_AFTER: Duration = Duration::from_secs(15);
 /// The longest round trip to a neighbour.
 const NEAR: Duration = Duration::from_millis(5);
 /// Ways to avoid congestion that go by what is lost and keep no pace, the usual one first.
@@ -84,6 +82,7 @@ impl Connector for TcpConnector {
 /// Listens on `HOST:PORT`.
 pub struct TcpAcceptor {
     listener: TcpListener,
+    peer_timeout: Duration,
 }
 
 impl TcpAcceptor {
@@ -94,7 +93,7 @@ impl TcpAcceptor {
     pub fn bind(host_and_port: &str) -> io::Result<TcpAcceptor> {
         let listener = TcpListener::bind(host_and_port)?;
         listener.set_nonblocking(true)?;
-        Ok(TcpAcceptor { listener })
+        Ok(TcpAcceptor { listener, peer_timeout: PEER_TIMEOUT })
     }
 
     /// Where it listens.
@@ -110,7 +109,13 @@ impl Acceptor for TcpAcceptor {
     fn accept(&mut self, interrupt: &Interrupt, timeout: Option<Duration>) -> io::Result<Box<dyn Wire>> {
         let (stream, _) = accept_next(&self.listener, interrupt, timeout, || self.listener.accept())?;
         stream.set_nonblocking(false)?;
-        wire(stream, interrupt)
+        let mut wire = wire(stream, interrupt)?;
+        wire.set_peer_timeout(Some(self.peer_timeout));
+        Ok(wire)
+    }
+
+    fn set_peer_timeout(&mut self, timeout: Duration) {
+        self.peer_timeout = timeout;
     }
 }
 
@@ -152,13 +157,10 @@ fn wait_readable(fd: &impl AsFd, interrupt: &Interrupt, timeout: Option<Duration
 fn wire(stream: TcpStream, interrupt: &Interrupt) -> io::Result<Box<dyn Wire>> {
     // Messages are small and each is waited for.
     stream.set_nodelay(true)?;
+    let mut wire = FdWire::new(stream.into(), interrupt)?;
     // A host that vanished is noticed although nobody waits on this link with a limit.
-    sockopt::set_socket_keepalive(&stream, true)?;
-    sockopt::set_tcp_keepidle(&stream, Duration::from_secs(5))?;
-    sockopt::set_tcp_keepintvl(&stream, Duration::from_secs(5))?;
-    sockopt::set_tcp_keepcnt(&stream, 2)?;
-    sockopt::set_tcp_user_timeout(&stream, DEAD_AFTER.as_millis() as u32)?;
-    Ok(Box::new(FdWire::new(stream.into(), interrupt)?))
+    wire.set_peer_timeout(Some(PEER_TIMEOUT));
+    Ok(Box::new(wire))
 }
 
 /// How long a round trip over a connection takes, if the kernel tells.

@@ -7,3 +7,4 @@ mod paused;
 mod seeds;
 mod strangers;
 mod trickles;
+mod vanished;
