@@ -42,7 +42,7 @@ const UNTOLD: u8 = 5;
 pub struct Migrate {
     /// The VM's name
     name: String,
-    /// Where to: tcp://HOST:PORT or unix:///PATH
+    /// Where to: tcp://HOST:PORT, HOST (port 7800) or unix:///PATH
     address: Address,
     /// pre-copy, post-copy or stop-and-copy
     #[arg(long, short, default_value = "pre-copy")]

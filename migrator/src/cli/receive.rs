@@ -25,7 +25,7 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Receive {
-    /// Where to listen: tcp://HOST:PORT (port 0: any that is free) or unix:///PATH
+    /// Where to listen: tcp://HOST:PORT (port 0: any that is free; none: 7800) or unix:///PATH
     #[arg(value_name = "ADDRESS")]
     address: Address,
     /// The name to go by, before and after [default: incoming-PORT, then the VM's own]
@@ -77,6 +77,9 @@ impl Receive {
         let name = claim.name().to_owned();
         let daemon = Daemon::awaiting(&name, address.to_string(), Arc::<ConsoleLog>::default());
         background::say(&format!("listening on {address}"));
+        if self.address.is_everywhere() {
+            background::say("and on this host's other addresses");
+        }
         self.background.ready(&registry, &name);
 
         let interrupt = Interrupt::default();

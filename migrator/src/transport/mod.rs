@@ -3,7 +3,9 @@
 //! To add a transport, make something that yields a [`Wire`] when it connects and when it accepts;
 //! [`tcp`] is the pattern. Nothing above this folder knows what it runs over.
 
+mod address;
 mod fd;
+mod interface;
 pub mod memory;
 pub mod tcp;
 mod throttle;
@@ -19,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use address::{Address, AddressError, DEFAULT_PORT};
 pub use fd::FdWire;
 pub use throttle::Throttle;
 
@@ -160,88 +163,5 @@ impl Interrupt {
     fn is_raised_by_hand(&self) -> bool {
         self.0.raised.load(Ordering::Acquire)
             || self.0.parent.as_ref().is_some_and(Interrupt::is_raised_by_hand)
-    }
-}
-
-/// A place to migrate to or to receive at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// `tcp://HOST:PORT`
-    Tcp(String),
-    /// `unix:///PATH`
-    Unix(std::path::PathBuf),
-}
-
-/// Why a text is no address.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is no address: write tcp://HOST:PORT or unix:///PATH")]
-pub struct AddressError(String);
-
-impl std::str::FromStr for Address {
-    type Err = AddressError;
-
-    fn from_str(text: &str) -> Result<Address, AddressError> {
-        let wrong = || AddressError(text.to_owned());
-        if let Some(path) = text.strip_prefix("unix://").filter(|path| path.starts_with('/')) {
-            return Ok(Address::Unix(path.into()));
-        }
-        let rest = text.strip_prefix("tcp://").ok_or_else(wrong)?;
-        let (host, port) = rest.rsplit_once(':').ok_or_else(wrong)?;
-        if host.is_empty() || port.parse::<u16>().is_err() {
-            return Err(wrong());
-        }
-        Ok(Address::Tcp(rest.to_owned()))
-    }
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Address::Tcp(host_and_port) => write!(f, "tcp://{host_and_port}"),
-            Address::Unix(path) => write!(f, "unix://{}", path.display()),
-        }
-    }
-}
-
-impl Address {
-    /// A connector to this place.
-    pub fn connector(&self) -> Box<dyn Connector> {
-        match self {
-            Address::Tcp(host_and_port) => Box::new(tcp::TcpConnector::new(host_and_port)),
-            Address::Unix(path) => Box::new(unix::UnixConnector::new(path)),
-        }
-    }
-
-    /// Listens at this place.
-    ///
-    /// # Errors
-    /// Whatever the system says, a port in use above all.
-    pub fn listen(&self) -> io::Result<(Box<dyn Acceptor>, Address)> {
-        match self {
-            Address::Tcp(host_and_port) => {
-                let acceptor = tcp::TcpAcceptor::bind(host_and_port)?;
-                let bound = Address::Tcp(acceptor.local_address()?.to_string());
-                Ok((Box::new(acceptor), bound))
-            }
-            Address::Unix(path) => Ok((Box::new(unix::UnixAcceptor::bind(path)?), self.clone())),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_read_and_written_alike() {
-        for text in ["tcp://127.0.0.1:7800", "tcp://[::1]:7800", "tcp://host.example:1", "unix:///run/x.sock"]
-        {
-            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
-        }
-        for text in
-            ["", "7800", "tcp://", "tcp://host", "tcp://:7", "tcp://h:99999", "unix://x", "http://h:80"]
-        {
-            assert_eq!(text.parse::<Address>(), Err(AddressError(text.to_owned())));
-        }
     }
 }

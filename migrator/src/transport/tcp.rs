@@ -4,7 +4,8 @@ use std::{
     io, mem,
     net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
-    sync::OnceLock,
+    sync::{OnceLock, mpsc::channel},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -18,33 +19,151 @@ use super::{Acceptor, Connector, FdWire, Interrupt, PEER_TIMEOUT, Wire};
 
 /// How long a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same where the name has other addresses to try.
+const TRY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long looking a name up may take, and trying all of its addresses.
+const ALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest round trip to a neighbour.
 const NEAR: Duration = Duration::from_millis(5);
 /// Ways to avoid congestion that go by what is lost and keep no pace, the usual one first.
 const UNPACED: [&str; 2] = ["cubic", "reno"];
-const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+const TICK: Duration = Duration::from_millis(20);
+const POLL_TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// Connects to `HOST:PORT`.
 pub struct TcpConnector {
     host_and_port: String,
-    /// Whether a neighbour is there, as the first connection found.
-    near: OnceLock<bool>,
+    /// What the first connection reached. All others go there, whatever else the name means.
+    reached: OnceLock<Reached>,
+}
+
+struct Reached {
+    address: SocketAddr,
+    /// A neighbour is there.
+    near: bool,
 }
 
 impl TcpConnector {
-    /// To `HOST:PORT`, looked up anew at each connection.
+    /// To `HOST:PORT`, looked up at the first connection.
     pub fn new(host_and_port: &str) -> TcpConnector {
-        TcpConnector { host_and_port: host_and_port.to_owned(), near: OnceLock::new() }
+        TcpConnector { host_and_port: host_and_port.to_owned(), reached: OnceLock::new() }
     }
 
-    fn open(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        if self.near.get() == Some(&true) {
-            return connect_to_neighbour(address);
+    fn open(&self, interrupt: &Interrupt) -> io::Result<TcpStream> {
+        match self.reached.get() {
+            Some(&Reached { address, near: true }) => connect_unpaced(address, interrupt),
+            Some(&Reached { address, near: false }) => {
+                dial(new_socket(address)?, address, CONNECT_TIMEOUT, interrupt)
+            }
+            None => {
+                let (stream, address) = connect_first(&look_up(&self.host_and_port, interrupt)?, interrupt)?;
+                let near = round_trip(&stream).is_some_and(|round_trip| round_trip <= NEAR);
+                self.reached.get_or_init(|| Reached { address, near });
+                Ok(stream)
+            }
         }
-        let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
-        self.near.get_or_init(|| round_trip(&stream).is_some_and(|round_trip| round_trip <= NEAR));
-        Ok(stream)
     }
+}
+
+/// Connects to the first of the addresses that answers.
+fn connect_first(addresses: &[SocketAddr], interrupt: &Interrupt) -> io::Result<(TcpStream, SocketAddr)> {
+    let deadline = Instant::now() + ALL_TIMEOUT;
+    let mut tried = Vec::new();
+    for (&address, others) in addresses.iter().zip((0..addresses.len()).rev()) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // One that is dead must not take the time of those behind it.
+        let longest = if others > 0 { TRY_TIMEOUT } else { CONNECT_TIMEOUT };
+        let timeout = longest.min(left / (others as u32 + 1));
+        match new_socket(address).and_then(|socket| dial(socket, address, timeout, interrupt)) {
+            Ok(stream) => return Ok((stream, address)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+            Err(error) => tried.push((address, error)),
+        }
+    }
+    Err(none_answered(tried))
+}
+
+/// What each address came to.
+fn none_answered(mut tried: Vec<(SocketAddr, io::Error)>) -> io::Error {
+    if tried.len() == 1 {
+        return tried.remove(0).1;
+    }
+    let Some((_, last)) = tried.last() else {
+        return io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    };
+    let kind = last.kind();
+    let each: Vec<String> = tried.iter().map(|(address, error)| format!("{address}: {error}")).collect();
+    io::Error::new(kind, format!("tried {}", each.join("; ")))
+}
+
+/// What a host's name means. On a thread of its own: a name server that is silent cannot be interrupted.
+fn look_up(host_and_port: &str, interrupt: &Interrupt) -> io::Result<Vec<SocketAddr>> {
+    let (host, port) = host_and_port_of(host_and_port)?;
+    let (sender, answer) = channel();
+    let look_up = move || sender.send((host.as_str(), port).to_socket_addrs().map(Vec::from_iter));
+    thread::Builder::new().name("look-up".to_owned()).spawn(look_up)?;
+    let begin = Instant::now();
+    loop {
+        match answer.recv_timeout(TICK) {
+            Ok(found) => {
+                let mut addresses = Vec::new();
+                found?.into_iter().for_each(|address| {
+                    if !addresses.contains(&address) {
+                        addresses.push(address);
+                    }
+                });
+                return Ok(addresses);
+            }
+            Err(_) if interrupt.is_raised() => return Err(io::ErrorKind::Interrupted.into()),
+            Err(_) if begin.elapsed() >= ALL_TIMEOUT => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to what the name means"));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// `[fe80::1%eth0]:7800` as the system wants it: without brackets.
+fn host_and_port_of(text: &str) -> io::Result<(String, u16)> {
+    let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    let (host, port) = parts.ok_or(io::ErrorKind::InvalidInput)?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Ok((bare.to_owned(), port))
+}
+
+fn new_socket(address: SocketAddr) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(address), Type::STREAM, None)
+}
+
+/// Connects a socket, and blocks from then on.
+fn dial(
+    socket: Socket,
+    address: SocketAddr,
+    timeout: Duration,
+    interrupt: &Interrupt,
+) -> io::Result<TcpStream> {
+    let deadline = Instant::now() + timeout;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    while poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&POLL_TICK)).is_ok_and(|ready| ready == 0) {
+        if interrupt.is_raised() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        if Instant::now() >= deadline {
+            let words = format!("no answer for {:.1} s", timeout.as_secs_f64());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, words));
+        }
+    }
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    // A poll that a signal cut short has told nothing yet.
+    socket.peer_addr()?;
+    socket.set_nonblocking(false)?;
+    Ok(socket.into())
 }
 
 /// Connects to a host so near that a sender need not pace itself: one that does, as the host's own congestion control may,
@@ -53,25 +172,21 @@ impl TcpConnector {
 /// # Errors
 /// Whatever the system says. A host that permits no other congestion control than its own is no error.
 pub fn connect_to_neighbour(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    connect_unpaced(address, &Interrupt::default())
+}
+
+fn connect_unpaced(address: SocketAddr, interrupt: &Interrupt) -> io::Result<TcpStream> {
+    let socket = new_socket(address)?;
     // Before it connects: once a pace has begun, another algorithm keeps it.
     if !UNPACED.iter().any(|name| sockopt::set_tcp_congestion(&socket, name).is_ok()) {
         tracing::debug!("a link keeps the host's congestion control");
     }
-    socket.connect_timeout(&address.into(), CONNECT_TIMEOUT)?;
-    Ok(socket.into())
+    dial(socket, address, CONNECT_TIMEOUT, interrupt)
 }
 
 impl Connector for TcpConnector {
     fn connect(&self, interrupt: &Interrupt) -> io::Result<Box<dyn Wire>> {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in self.host_and_port.to_socket_addrs()? {
-            match self.open(address) {
-                Ok(stream) => return wire(stream, interrupt),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+        wire(self.open(interrupt)?, interrupt)
     }
 
     fn address(&self) -> String {
@@ -91,7 +206,7 @@ impl TcpAcceptor {
     /// # Errors
     /// Whatever the system says.
     pub fn bind(host_and_port: &str) -> io::Result<TcpAcceptor> {
-        let listener = TcpListener::bind(host_and_port)?;
+        let listener = TcpListener::bind(host_and_port_of(host_and_port)?)?;
         listener.set_nonblocking(true)?;
         Ok(TcpAcceptor { listener, peer_timeout: PEER_TIMEOUT })
     }
@@ -140,7 +255,7 @@ pub(super) fn accept_next<T>(
 fn wait_readable(fd: &impl AsFd, interrupt: &Interrupt, timeout: Option<Duration>) -> io::Result<()> {
     let start = Instant::now();
     loop {
-        match poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&TICK)) {
+        match poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&POLL_TICK)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
             Ok(_) => return Ok(()),
             Err(error) => return Err(error.into()),
@@ -192,5 +307,73 @@ mod tests {
         let link = connect_to_neighbour(listener.local_addr().unwrap()).unwrap();
         let found = sockopt::tcp_congestion(&link).unwrap();
         assert!(UNPACED.contains(&found.as_str()), "{found}");
+    }
+
+    fn live() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    /// An address that does not answer: its listener's queue is full. Lives as long as what is returned.
+    fn silent() -> (Socket, Vec<Socket>, SocketAddr) {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let fill = || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket.connect(&address).ok();
+            socket
+        };
+        let full = (0..4).map(|_| fill()).collect();
+        (listener, full, address.as_socket().unwrap())
+    }
+
+    fn refusing() -> SocketAddr {
+        live().1
+    }
+
+    #[test]
+    fn entry_21_dead_addresses_are_left_for_one_that_answers() {
+        let (_listener, answering) = live();
+        let (_silent, _full, dead) = silent();
+        let begin = Instant::now();
+        let (_, reached) = connect_first(&[refusing(), dead, answering], &Interrupt::default()).unwrap();
+        assert_eq!(reached, answering);
+        assert!(begin.elapsed() < ALL_TIMEOUT, "{:?}", begin.elapsed());
+    }
+
+    #[test]
+    fn entry_21_those_that_were_tried_are_named() {
+        let (_silent, _full, dead) = silent();
+        let refusing = refusing();
+        let error = connect_first(&[dead, refusing], &Interrupt::default()).unwrap_err().to_string();
+        let named = [format!("{dead}: no answer"), format!("{refusing}: Connection refused")];
+        assert!(named.iter().all(|words| error.contains(words)), "{error}");
+    }
+
+    #[test]
+    fn entry_21_all_links_go_to_the_address_that_the_first_one_reached() {
+        let (listener, answering) = live();
+        let connector = TcpConnector::new("a-name-that-means-nothing.invalid:1");
+        connector.reached.get_or_init(|| Reached { address: answering, near: false });
+        connector.connect(&Interrupt::default()).unwrap();
+        listener.accept().unwrap();
+        let (_listener, answering) = live();
+        let connector = TcpConnector::new(&answering.to_string());
+        connector.connect(&Interrupt::default()).unwrap();
+        assert_eq!(connector.reached.get().unwrap().address, answering);
+    }
+
+    #[test]
+    fn entry_10_a_cancel_is_heeded_while_a_connection_is_made() {
+        let (_silent, _full, dead) = silent();
+        let interrupt = Interrupt::default().child(Some(Instant::now() + Duration::from_millis(100)));
+        let begin = Instant::now();
+        let error = connect_first(&[dead], &interrupt).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        assert!(begin.elapsed() < CONNECT_TIMEOUT / 2, "{:?}", begin.elapsed());
     }
 }
