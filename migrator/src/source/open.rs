@@ -47,7 +47,12 @@ pub(crate) struct Fixed {
 impl Fixed {
     /// One way for pages and state, back with *loaded*, and there with *start*.
     pub fn total(&self) -> Duration {
-        self.pause_and_save + self.load + self.round_trip * 3 / 2
+        self.pause_and_save + self.load + self.travel()
+    }
+
+    /// What of it is the way there and back.
+    pub fn travel(&self) -> Duration {
+        self.round_trip * 3 / 2
     }
 }
 
