@@ -12,7 +12,7 @@ use std::{
 
 use rustix::net::{Shutdown, shutdown, sockopt};
 
-use super::{Interrupt, Pace, Wire};
+use super::{Interrupt, Pace, Wire, loss::LossWatch};
 use crate::pages::RunBytes;
 
 /// How long one wait lasts at most before it looks around.
@@ -49,6 +49,8 @@ pub struct FdWire {
     /// How long a call goes on once the interrupt is raised.
     grace: Duration,
     pace: Pace,
+    /// Of a sender that keeps no pace.
+    loss: Option<LossWatch>,
     parts: Parts,
 }
 
@@ -85,10 +87,16 @@ impl FdWire {
             peer_timeout: None,
             grace: Duration::ZERO,
             pace,
+            loss: None,
             parts: Parts::default(),
         };
         wire.limit_unsent(MAX_UNSENT_BYTES);
         Ok(wire)
+    }
+
+    /// Gives the link the host's `own` congestion control back if it turns out to lose segments.
+    pub(super) fn watch_loss(&mut self, own: String) {
+        self.loss = Some(LossWatch::new(own));
     }
 
     /// Only TCP has such a limit: other sockets send at once.
@@ -240,7 +248,8 @@ impl Wire for FdWire {
         self.parts.push(head.as_ptr().cast_mut(), head.len());
         payload.iter().for_each(|run| self.parts.push(run.as_ptr(), run.len()));
         self.parts.push(tail.as_ptr().cast_mut(), tail.len());
-        let is_long = self.parts.0.iter().map(|part| part.iov_len).sum::<usize>() > self.max_call_bytes();
+        let bytes = self.parts.0.iter().map(|part| part.iov_len).sum::<usize>();
+        let is_long = bytes > self.max_call_bytes();
         if is_long {
             self.hold_short_segments(true);
         }
@@ -252,6 +261,7 @@ impl Wire for FdWire {
         if is_long {
             self.hold_short_segments(false);
         }
+        self.loss.take_if(|loss| loss.sent(bytes, &self.fd));
         sent
     }
 

@@ -6,6 +6,7 @@
 mod address;
 mod fd;
 mod interface;
+mod loss;
 pub mod memory;
 pub mod tcp;
 mod throttle;

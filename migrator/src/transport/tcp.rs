@@ -23,8 +23,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long looking a name up may take, and trying all of its addresses.
 const ALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest round trip to a neighbour.
-const NEAR: Duration = Duration::from_millis(5);
+/// The longest round trip to a neighbour, whose network hardly loses anything.
+const NEAR: Duration = Duration::from_millis(1);
+/// The shortest round trip that needs more room in flight than the kernel gives.
+const FAR: Duration = Duration::from_millis(10);
+/// What a far link may have in flight, as the kernel counts: about 2 Gbit/s at 50 ms.
+const FAR_SEND_BUFFER_BYTES: usize = 16 << 20;
 /// Ways to avoid congestion that go by what is lost and keep no pace, the usual one first.
 const UNPACED: [&str; 2] = ["cubic", "reno"];
 const TICK: Duration = Duration::from_millis(20);
@@ -39,8 +43,8 @@ pub struct TcpConnector {
 
 struct Reached {
     address: SocketAddr,
-    /// A neighbour is there.
-    near: bool,
+    /// How long a round trip to there takes.
+    round_trip: Option<Duration>,
 }
 
 impl TcpConnector {
@@ -49,19 +53,34 @@ impl TcpConnector {
         TcpConnector { host_and_port: host_and_port.to_owned(), reached: OnceLock::new() }
     }
 
-    fn open(&self, interrupt: &Interrupt) -> io::Result<TcpStream> {
+    /// Connects. Returns also the host's own congestion control, if the connection has another.
+    fn open(&self, interrupt: &Interrupt) -> io::Result<(TcpStream, Option<String>)> {
         match self.reached.get() {
-            Some(&Reached { address, near: true }) => connect_unpaced(address, interrupt),
-            Some(&Reached { address, near: false }) => {
-                dial(new_socket(address)?, address, CONNECT_TIMEOUT, interrupt)
+            Some(&Reached { address, round_trip: Some(round_trip) }) if round_trip <= NEAR => {
+                connect_unpaced(address, interrupt)
+            }
+            Some(&Reached { address, round_trip }) => {
+                let socket = new_socket(address)?;
+                if round_trip.is_some_and(|round_trip| round_trip >= FAR) {
+                    make_room(&socket);
+                }
+                Ok((dial(socket, address, CONNECT_TIMEOUT, interrupt)?, None))
             }
             None => {
                 let (stream, address) = connect_first(&look_up(&self.host_and_port, interrupt)?, interrupt)?;
-                let near = round_trip(&stream).is_some_and(|round_trip| round_trip <= NEAR);
-                self.reached.get_or_init(|| Reached { address, near });
-                Ok(stream)
+                self.reached.get_or_init(|| Reached { address, round_trip: round_trip(&stream) });
+                Ok((stream, None))
             }
         }
+    }
+}
+
+/// Makes room for what is on a long way, unacknowledged. By itself the kernel keeps no more than 4 MiB, which with what
+/// it counts beside the bytes is less than half of a gigabit a second at 50 ms. Only root may have more: asked for by others
+/// it would be less, and never grow.
+fn make_room(socket: &Socket) {
+    if let Err(error) = sockopt::set_socket_send_buffer_size_force(socket, FAR_SEND_BUFFER_BYTES) {
+        tracing::info!(%error, "a far link keeps its small send buffer: raise the sysctl net.ipv4.tcp_wmem");
     }
 }
 
@@ -172,21 +191,27 @@ fn dial(
 /// # Errors
 /// Whatever the system says. A host that permits no other congestion control than its own is no error.
 pub fn connect_to_neighbour(address: SocketAddr) -> io::Result<TcpStream> {
-    connect_unpaced(address, &Interrupt::default())
+    Ok(connect_unpaced(address, &Interrupt::default())?.0)
 }
 
-fn connect_unpaced(address: SocketAddr, interrupt: &Interrupt) -> io::Result<TcpStream> {
+fn connect_unpaced(address: SocketAddr, interrupt: &Interrupt) -> io::Result<(TcpStream, Option<String>)> {
     let socket = new_socket(address)?;
+    let own = sockopt::tcp_congestion(&socket).ok().filter(|own| !UNPACED.contains(&own.as_str()));
     // Before it connects: once a pace has begun, another algorithm keeps it.
     if !UNPACED.iter().any(|name| sockopt::set_tcp_congestion(&socket, name).is_ok()) {
         tracing::debug!("a link keeps the host's congestion control");
     }
-    dial(socket, address, CONNECT_TIMEOUT, interrupt)
+    Ok((dial(socket, address, CONNECT_TIMEOUT, interrupt)?, own))
 }
 
 impl Connector for TcpConnector {
     fn connect(&self, interrupt: &Interrupt) -> io::Result<Box<dyn Wire>> {
-        wire(self.open(interrupt)?, interrupt)
+        let (stream, own) = self.open(interrupt)?;
+        let mut wire = wire(stream, interrupt)?;
+        if let Some(own) = own {
+            wire.watch_loss(own);
+        }
+        Ok(Box::new(wire))
     }
 
     fn address(&self) -> String {
@@ -226,7 +251,7 @@ impl Acceptor for TcpAcceptor {
         stream.set_nonblocking(false)?;
         let mut wire = wire(stream, interrupt)?;
         wire.set_peer_timeout(Some(self.peer_timeout));
-        Ok(wire)
+        Ok(Box::new(wire))
     }
 
     fn set_peer_timeout(&mut self, timeout: Duration) {
@@ -269,13 +294,13 @@ fn wait_readable(fd: &impl AsFd, interrupt: &Interrupt, timeout: Option<Duration
     }
 }
 
-fn wire(stream: TcpStream, interrupt: &Interrupt) -> io::Result<Box<dyn Wire>> {
+fn wire(stream: TcpStream, interrupt: &Interrupt) -> io::Result<FdWire> {
     // Messages are small and each is waited for.
     stream.set_nodelay(true)?;
     let mut wire = FdWire::new(stream.into(), interrupt)?;
     // A host that vanished is noticed although nobody waits on this link with a limit.
     wire.set_peer_timeout(Some(PEER_TIMEOUT));
-    Ok(Box::new(wire))
+    Ok(wire)
 }
 
 /// How long a round trip over a connection takes, if the kernel tells.
@@ -358,7 +383,7 @@ mod tests {
     fn entry_21_all_links_go_to_the_address_that_the_first_one_reached() {
         let (listener, answering) = live();
         let connector = TcpConnector::new("a-name-that-means-nothing.invalid:1");
-        connector.reached.get_or_init(|| Reached { address: answering, near: false });
+        connector.reached.get_or_init(|| Reached { address: answering, round_trip: None });
         connector.connect(&Interrupt::default()).unwrap();
         listener.accept().unwrap();
         let (_listener, answering) = live();
@@ -375,5 +400,25 @@ mod tests {
         let error = connect_first(&[dead], &interrupt).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::Interrupted);
         assert!(begin.elapsed() < CONNECT_TIMEOUT / 2, "{:?}", begin.elapsed());
+    }
+
+    #[test]
+    fn entry_26_a_far_link_has_room_for_what_is_in_flight() {
+        let (listener, answering) = live();
+        let connector = TcpConnector::new("a-name-that-means-nothing.invalid:1");
+        connector.reached.get_or_init(|| Reached { address: answering, round_trip: Some(FAR * 5) });
+        let link = connector.connect(&Interrupt::default()).unwrap();
+        let room = sockopt::socket_send_buffer_size(link.as_fd()).unwrap();
+        // An ordinary user may not ask for it, and the kernel goes on growing it by itself.
+        let may_ask = {
+            let socket = new_socket(answering).unwrap();
+            sockopt::set_socket_send_buffer_size_force(&socket, 1 << 20).is_ok()
+        };
+        let least = if may_ask {
+            FAR_SEND_BUFFER_BYTES
+        } else {
+            sockopt::socket_send_buffer_size(&listener).unwrap()
+        };
+        assert!(room >= least, "{room}");
     }
 }
