@@ -1,6 +1,6 @@
 //! `ferry receive`
 
-use std::{ffi::OsString, process::ExitCode, sync::Arc, thread};
+use std::{ffi::OsString, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
@@ -10,7 +10,7 @@ use super::{
     devices::HostDevices,
     ending,
     output::tell,
-    terminal,
+    terminal, units,
 };
 use crate::{
     daemon::{ConsoleLog, Daemon, Receiver, Registry, receive_one, serve},
@@ -25,7 +25,7 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Receive {
-    /// Where to listen: tcp://HOST:PORT (port 0: any that is free) or unix:///PATH
+    /// Where to listen: tcp://HOST:PORT (port 0: any that is free; none: 7800) or unix:///PATH
     #[arg(value_name = "ADDRESS")]
     address: Address,
     /// The name to go by, before and after [default: incoming-PORT, then the VM's own]
@@ -36,6 +36,9 @@ pub struct Receive {
     backing: Backing,
     #[command(flatten)]
     devices: HostDevices,
+    /// How long the source's host may acknowledge nothing before it counts as gone
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = units::peer_timeout)]
+    peer_timeout: Duration,
     /// Give up after one failed try
     #[arg(long)]
     once: bool,
@@ -64,8 +67,9 @@ impl Receive {
             return background::start(&registry, arguments);
         }
         let listening = self.address.listen();
-        let (acceptor, address) =
+        let (mut acceptor, address) =
             listening.with_context(|| format!("cannot listen at {}: choose another port?", self.address))?;
+        acceptor.set_peer_timeout(self.peer_timeout);
         let claim = match &self.name {
             Some(name) => registry.claim(name)?,
             None => registry.claim_numbered(&default_name(&address))?,
@@ -73,6 +77,9 @@ impl Receive {
         let name = claim.name().to_owned();
         let daemon = Daemon::awaiting(&name, address.to_string(), Arc::<ConsoleLog>::default());
         background::say(&format!("listening on {address}"));
+        if self.address.is_everywhere() {
+            background::say("and on this host's other addresses");
+        }
         self.background.ready(&registry, &name);
 
         let interrupt = Interrupt::default();

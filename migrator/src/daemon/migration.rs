@@ -18,7 +18,7 @@ use crate::{
     report::{Outcome, Report, in_words},
     source::migrate,
     strategy::Strategy,
-    transport::{Address, Interrupt},
+    transport::{Address, Interrupt, MIN_PEER_TIMEOUT},
     vm::{HeldVm, SourceVm},
 };
 
@@ -49,6 +49,10 @@ pub struct MigrationRequest {
     /// How long all may take until the handover, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_us: Option<u64>,
+    /// How long the destination's host may acknowledge nothing before it counts as gone, in microseconds; at least a
+    /// second. 15 s if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_timeout_us: Option<u64>,
     /// When to compare digests of all memory.
     #[serde(default)]
     pub verify: Verify,
@@ -62,6 +66,7 @@ impl MigrationRequest {
             max_rounds: self.max_rounds.unwrap_or(default.max_rounds),
             max_bandwidth: self.max_bandwidth_bits_per_second,
             timeout: self.timeout_us.map(Duration::from_micros),
+            peer_timeout: self.peer_timeout_us.map_or(default.peer_timeout, Duration::from_micros),
             verify: self.verify,
             answer_timeout: default.answer_timeout,
         }
@@ -96,6 +101,9 @@ impl Daemon {
             return Err(Refusal::Request("a bandwidth of 0 moves nothing: leave it out for no limit".into()));
         }
         let (strategy, options) = (request.strategy, request.options());
+        if options.peer_timeout < MIN_PEER_TIMEOUT {
+            return Err(Refusal::Request("the peer timeout must be a second at least".into()));
+        }
         let interrupt = Interrupt::default();
         let progress = Arc::<Progress>::default();
         let (machine, was) = self.give_to_engine(&interrupt, &progress, &address.to_string())?;

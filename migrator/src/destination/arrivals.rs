@@ -23,6 +23,9 @@ use crate::{
     vm::{MissingPages, VmError},
 };
 
+/// The most runs of pages that are asked for at once: a message of less than a megabyte.
+const MAX_RESENT_RUNS: usize = 50_000;
+
 /// What is missing will not come.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("missing pages will not come")]
@@ -141,7 +144,12 @@ impl Arrivals {
         let mut state = self.lock();
         let (State::Running, Links { bulk: Bulk::Ended, urgent_failed: true }) = *state else { return None };
         state.1.bulk = Bulk::Open;
-        Some(Missing::from_set(&self.unclaimed()))
+        let mut lost = Missing::from_set(&self.unclaimed());
+        if let Missing::Runs(runs) = &mut lost {
+            // What does not go into one message is named after that.
+            runs.truncate(MAX_RESENT_RUNS);
+        }
+        Some(lost)
     }
 
     /// Which pages are to be requested, since the link that pushes them is lost, or has brought damaged ones.

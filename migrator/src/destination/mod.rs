@@ -205,7 +205,7 @@ impl<V: DestinationVm> Prepared<V> {
             let paused = self.offer.vm.paused;
             if paused { self.vm.hold() } else { self.vm.start() }.map_err(ReceiveError::Start)?;
             let elapsed = received.elapsed();
-            control.wire().outlast();
+            control.outlast();
             // One that is paused is announced when it runs.
             if let Some(injector) = self.injector.as_ref().filter(|_| !paused) {
                 injector.announce();

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::codec::{MAX_MESSAGE_BYTES, Words};
 use crate::{
     pages::{Digest, PageNumber, PageRun, PageSet},
     vm::VmDescription,
@@ -34,6 +35,15 @@ pub enum FromSource {
         /// Why.
         reason: String,
     },
+}
+
+impl Words for FromSource {
+    const MAX_BYTES: usize = MAX_MESSAGE_BYTES;
+}
+
+impl Words for FromDestination {
+    /// Figures, or a sentence.
+    const MAX_BYTES: usize = 1 << 20;
 }
 
 /// What the destination says.

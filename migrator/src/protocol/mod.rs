@@ -42,8 +42,8 @@ mod network;
 
 pub use codec::{ControlLink, MAX_MESSAGE_BYTES, MessageError, decode_message, encode_message};
 pub use frame::{
-    DIGEST_BYTES, Frame, FrameError, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES, MAX_FRAME_PAGES,
-    MAX_FRAME_RUNS, RECORD_BYTES, Segment,
+    DIGEST_BYTES, FRAME_TIME, Frame, FrameError, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES,
+    MAX_FRAME_PAGES, MAX_FRAME_RUNS, RECORD_BYTES, Segment,
 };
 pub use greeting::{GREETING_BYTES, Greeting, GreetingError, MigrationId, Role, VERSION};
 pub use message::{

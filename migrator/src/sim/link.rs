@@ -175,6 +175,14 @@ impl Wire for FailingWire {
         self.inner.set_patience(patience);
     }
 
+    fn set_deadline(&mut self, left: Option<Duration>) {
+        self.inner.set_deadline(left);
+    }
+
+    fn set_peer_timeout(&mut self, timeout: Option<Duration>) {
+        self.inner.set_peer_timeout(timeout);
+    }
+
     fn ignore_interrupt(&mut self) {
         self.inner.ignore_interrupt();
     }

@@ -29,6 +29,7 @@ pub(crate) fn open_link(
     migration: MigrationId,
     role: Role,
 ) -> Result<Box<dyn Wire>, MigrateError> {
-    let patience = Options::default().answer_timeout;
-    Links { connector, interrupt: &Interrupt::default(), migration, patience }.open(role)
+    let default = Options::default();
+    let (patience, peer_timeout) = (default.answer_timeout, default.peer_timeout);
+    Links { connector, interrupt: &Interrupt::default(), migration, patience, peer_timeout }.open(role)
 }

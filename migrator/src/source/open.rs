@@ -45,7 +45,12 @@ pub(crate) struct Fixed {
 impl Fixed {
     /// One way for pages and state, back with *loaded*, and there with *start*.
     pub fn total(&self) -> Duration {
-        self.pause_and_save + self.load + self.round_trip * 3 / 2
+        self.pause_and_save + self.load + self.travel()
+    }
+
+    /// What of it is the way there and back.
+    pub fn travel(&self) -> Duration {
+        self.round_trip * 3 / 2
     }
 }
 
@@ -59,8 +64,8 @@ impl<'vm> Migration<'vm> {
         progress: &Arc<Progress>,
         mut timeline: Timeline,
     ) -> Result<Migration<'vm>, MigrateError> {
-        let patience = options.answer_timeout;
-        let links = Links { connector, interrupt, migration: new_id()?, patience };
+        let (patience, peer_timeout) = (options.answer_timeout, options.peer_timeout);
+        let links = Links { connector, interrupt, migration: new_id()?, patience, peer_timeout };
         let mut control = Control::new(links.open(Role::Control)?);
         let pages = vm.pages();
         let (rehearsal, pause_and_save) = rehearse(vm)?;
@@ -107,6 +112,8 @@ pub(super) struct Links<'a> {
     pub migration: MigrationId,
     /// How long a greeting may take.
     pub patience: Duration,
+    /// How long a peer may be unheard of.
+    pub peer_timeout: Duration,
 }
 
 impl Links<'_> {
@@ -115,7 +122,9 @@ impl Links<'_> {
         let address = || self.connector.address();
         let connect = |source| MigrateError::Connect { address: address(), source };
         let mut wire = self.connector.connect(self.interrupt).map_err(connect)?;
+        wire.set_peer_timeout(Some(self.peer_timeout));
         wire.set_patience(Some(self.patience));
+        wire.set_deadline(Some(self.patience));
         let greeting = Greeting { migration: self.migration, role };
         wire.send(&greeting.encode()).map_err(connect)?;
         let mut answer = [0; GREETING_BYTES];
@@ -125,6 +134,7 @@ impl Links<'_> {
         Greeting::check_magic(&answer).map_err(wrong)?;
         wire.receive(&mut answer[8..]).map_err(connect)?;
         greeting.check_answer(&answer).map_err(wrong)?;
+        wire.set_deadline(None);
         Ok(wire)
     }
 }

@@ -175,7 +175,7 @@ impl Migration<'_> {
             }
         };
         self.duty = Duty::Destination;
-        self.control.wire().outlast();
+        self.control.outlast();
         self.bulk.wire().outlast();
         carrying.announced();
         self.timeline.switchover = Some(Switchover {

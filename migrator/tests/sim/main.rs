@@ -7,3 +7,5 @@ mod one_guest;
 mod paused;
 mod seeds;
 mod strangers;
+mod trickles;
+mod vanished;
