@@ -1,12 +1,13 @@
 //! `ferry receive`
 
-use std::{ffi::OsString, process::ExitCode, sync::Arc, thread, time::Duration};
+use std::{ffi::OsString, path::Path, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
 
 use super::{
     background::{self, Background},
+    bridges,
     devices::HostDevices,
     ending,
     output::tell,
@@ -63,6 +64,9 @@ impl Receive {
     pub fn execute(self, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
         self.background.begin();
         let registry = Registry::open()?;
+        if !self.background.is_in_background() {
+            self.warn_of_bridges();
+        }
         if self.detach && !self.background.is_in_background() {
             return background::start(&registry, arguments);
         }
@@ -100,6 +104,19 @@ impl Receive {
         interrupt.raise();
         drop(attached.try_recv());
         Ok(ending::tell(&daemon.name(), &end))
+    }
+
+    /// Says beforehand which gateways the guest may not reach after its move.
+    fn warn_of_bridges(&self) {
+        for tap in &self.devices.taps {
+            if let Some(bridge) = bridges::without_fixed_mac(Path::new(bridges::INTERFACES), tap) {
+                tell!(
+                    "ferry: {tap} is in the bridge {bridge}, whose MAC changes with its ports. If it is the guest's gateway, \
+                     the guest cannot reach it for up to a minute after the move; {}",
+                    bridges::mend(&bridge)
+                );
+            }
+        }
     }
 }
 
