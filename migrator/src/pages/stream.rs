@@ -34,6 +34,15 @@ impl Sent {
         self.zero_pages += other.zero_pages;
         self.bytes += other.bytes;
     }
+
+    /// What was sent since `before`.
+    pub fn since(self, before: Sent) -> Sent {
+        Sent {
+            pages: self.pages - before.pages,
+            zero_pages: self.zero_pages - before.zero_pages,
+            bytes: self.bytes - before.bytes,
+        }
+    }
 }
 
 /// A link that pages are sent on.
@@ -102,11 +111,7 @@ impl PageStream {
         if !self.segments.is_empty() {
             progress(self.flush(pages, kind)?);
         }
-        Ok(Sent {
-            pages: self.sent.pages - before.pages,
-            zero_pages: self.sent.zero_pages - before.zero_pages,
-            bytes: self.sent.bytes - before.bytes,
-        })
+        Ok(self.sent.since(before))
     }
 
     /// Waits until all that was sent is in place: what lies in buffers on the way would otherwise be

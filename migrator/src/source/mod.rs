@@ -91,7 +91,8 @@ pub fn migrate(
     progress: &Arc<Progress>,
 ) -> Report {
     let timeline = Timeline::begin();
-    let deadline = options.timeout.map(|timeout| timeline.begin + timeout);
+    let begin = timeline.begin;
+    let deadline = options.timeout.map(|timeout| begin + timeout);
     let interrupt = interrupt.child(deadline);
     let mut report = Report::new(strategy, &vm.describe(), options);
     let _ahead = FramesAhead::of(vm.network());
@@ -101,7 +102,15 @@ pub fn migrate(
             let result = strategy.run(&mut migration).and_then(|handover| migration.complete(handover));
             migration.fill(&mut report, result, &interrupt);
         }
-        Err(error) => report.fail(Outcome::Failed, error.by(&interrupt)),
+        Err(error) => {
+            let error = error.by(&interrupt);
+            let outcome = match error {
+                MigrateError::Cancelled => Outcome::Cancelled,
+                _ => Outcome::Failed,
+            };
+            report.end_in_setup(begin.elapsed());
+            report.fail(outcome, error);
+        }
     }
     // The caller's thread, and threads it makes, are as any other again.
     set_priority(Priority::Normal);
@@ -142,13 +151,15 @@ impl Migration<'_> {
         // Only where nearly all pages go is it worth asking which were never written.
         let absent = (count * 2 > self.page_count).then(|| self.pages.absent());
         let progress = |pages| self.progress.sent(pages);
-        let sent = self
-            .bulk
-            .send(&*self.pages, dirty.runs(), absent.as_ref(), FrameKind::LivePages, progress)
-            .map_err(send)?;
-        self.bulk.drain().map_err(send)?;
+        let before = self.bulk.sent();
+        let live = FrameKind::LivePages;
+        let result = self.bulk.send(&*self.pages, dirty.runs(), absent.as_ref(), live, progress);
+        let result = result.and_then(|_| self.bulk.drain());
+        let sent = self.bulk.sent().since(before);
         let round = Round { sent, duration: begin.elapsed(), dirtied: 0 };
+        // One that broke off is recorded, too: its bytes were sent.
         self.timeline.rounds.push(round);
+        result.map_err(send)?;
         self.progress.update(|now| {
             now.bytes_sent += sent.bytes;
             now.bytes_per_second = round.bandwidth() as u64;
@@ -208,9 +219,10 @@ impl Migration<'_> {
 
     fn fill(mut self, report: &mut Report, result: Result<Completion, MigrateError>, interrupt: &Interrupt) {
         self.timeline.end.get_or_insert_with(Instant::now);
-        let mut sent = self.bulk.sent();
-        sent.add(self.served);
-        report.record(&self.timeline, &self.fixed, sent);
+        report.record(&self.timeline, &self.fixed, self.bulk.sent(), self.served);
+        if report.strategy == Strategy::PreCopy {
+            report.judge_downtime(&self.timeline.rounds, &self.fixed);
+        }
         match result {
             Ok(completion) => report.complete(completion.verified, completion.faults),
             Err(error) => {

@@ -16,7 +16,7 @@ use crate::{
         ControlLink, FromDestination, FromSource, GREETING_BYTES, Greeting, MigrationId, Offer, Role,
     },
     strategy::Needs,
-    timeline::Timeline,
+    timeline::{DowntimeParts, Timeline, micros},
     transport::{Connector, Interrupt, Throttle, Wire},
     vm::{PausedVm, SourceVm},
 };
@@ -36,8 +36,10 @@ const QUICK_REHEARSAL: Duration = Duration::from_millis(1);
 /// The part of a switchover that does not depend on how many pages it moves, as measured.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Fixed {
-    /// Pausing and saving the state, in a rehearsal.
-    pub pause_and_save: Duration,
+    /// Pausing, in a rehearsal.
+    pub pause: Duration,
+    /// Saving the state, in the same rehearsal.
+    pub save_state: Duration,
     /// Loading that state at the destination.
     pub load: Duration,
     /// A small message there and back.
@@ -47,7 +49,20 @@ pub(crate) struct Fixed {
 impl Fixed {
     /// One way for pages and state, back with *loaded*, and there with *start*.
     pub fn total(&self) -> Duration {
-        self.pause_and_save + self.load + self.round_trip * 3 / 2
+        self.pause + self.save_state + self.load + self.round_trip * 3 / 2
+    }
+
+    /// As parts of a downtime in which the pages take `pages`.
+    pub fn parts(&self, pages: Duration) -> DowntimeParts {
+        DowntimeParts {
+            pause: micros(self.pause),
+            save_state: micros(self.save_state),
+            final_pages: micros(pages),
+            transfer: micros(self.round_trip),
+            verify: 0,
+            load: micros(self.load),
+            start: micros(self.round_trip / 2),
+        }
     }
 }
 
@@ -64,8 +79,8 @@ impl<'vm> Migration<'vm> {
         let links = Links { connector, interrupt, migration: new_id()? };
         let mut control = Control::new(links.open(Role::Control)?);
         let pages = vm.pages();
-        let (rehearsal, pause_and_save) = rehearse(vm)?;
-        let load = offer(&mut control, vm, needs, options, rehearsal)?;
+        let Rehearsal { state, pause, save_state } = rehearse(vm)?;
+        let load = offer(&mut control, vm, needs, options, state)?;
         let throttle = options.max_bandwidth.map(|rate| (Throttle::new(rate), interrupt.clone()));
         let mut bulk = PageStream::new(links.open(Role::Bulk)?, throttle);
         bulk.wire().set_patience(Some(BULK_PATIENCE));
@@ -82,7 +97,7 @@ impl<'vm> Migration<'vm> {
             None => None,
         };
         control.wire().set_patience(Some(ANSWER_PATIENCE));
-        let fixed = Fixed { pause_and_save, load, round_trip: probe(&mut control)? };
+        let fixed = Fixed { pause, save_state, load, round_trip: probe(&mut control)? };
         timeline.ready = Some(Instant::now());
         Ok(Migration {
             page_count: pages.page_count(),
@@ -138,20 +153,38 @@ fn new_id() -> Result<MigrationId, MigrateError> {
 /// Pauses, saves the state and lets the guest run on: a gap of a fraction of a millisecond, before
 /// anything depends on it. Where the host was busy with something else it is done again, for a
 /// stray delay must not count as what a switchover takes.
-fn rehearse(vm: &mut dyn SourceVm) -> Result<(Vec<u8>, Duration), MigrateError> {
-    let mut quickest: Option<(Vec<u8>, Duration)> = None;
+fn rehearse(vm: &mut dyn SourceVm) -> Result<Rehearsal, MigrateError> {
+    let mut quickest: Option<Rehearsal> = None;
     for _ in 0..REHEARSALS {
         let begin = Instant::now();
-        let state = PausedVm::pause(vm)?.save_state()?;
-        let took = begin.elapsed();
-        if quickest.as_ref().is_none_or(|(_, best)| took < *best) {
-            quickest = Some((state, took));
+        let mut paused_vm = PausedVm::pause(vm)?;
+        let pause = begin.elapsed();
+        let state = paused_vm.save_state()?;
+        let save_state = begin.elapsed() - pause;
+        drop(paused_vm);
+        let this = Rehearsal { state, pause, save_state };
+        let took = this.took();
+        if quickest.as_ref().is_none_or(|best| took < best.took()) {
+            quickest = Some(this);
         }
         if took < QUICK_REHEARSAL {
             break;
         }
     }
     Ok(quickest.expect("at least one rehearsal"))
+}
+
+/// A state that was saved, and what that took.
+struct Rehearsal {
+    state: Vec<u8>,
+    pause: Duration,
+    save_state: Duration,
+}
+
+impl Rehearsal {
+    fn took(&self) -> Duration {
+        self.pause + self.save_state
+    }
 }
 
 /// Offers the VM. Returns how long loading its state took.

@@ -191,14 +191,19 @@ impl Migration<'_> {
         self.progress.update(|now| (now.phase, now.pages_left) = (Phase::Push, shared.claims.remaining()));
         let absent = self.pages.absent();
         let progress = |pages| self.progress.sent(pages);
-        let mut sent = Sent::default();
+        let before = self.bulk.sent();
         let mut block = 0;
-        while let Some(claimed) = shared.claim_block(&mut block) {
+        let mut result = Ok(());
+        while result.is_ok()
+            && let Some(claimed) = shared.claim_block(&mut block)
+        {
             let frozen = FrameKind::FrozenPages;
-            sent.add(self.bulk.send(&*self.pages, claimed, Some(&absent), frozen, progress).map_err(send)?);
+            result = self.bulk.send(&*self.pages, claimed, Some(&absent), frozen, progress).map(drop);
         }
-        self.bulk.end_stage(PUSH_STAGE).map_err(send)?;
+        let result = result.and_then(|()| self.bulk.end_stage(PUSH_STAGE));
+        let sent = self.bulk.sent().since(before);
+        // One that broke off is recorded, too: its bytes were sent.
         self.timeline.push = Some(Round { sent, duration: begin.elapsed(), dirtied: 0 });
-        Ok(())
+        result.map_err(send)
     }
 }

@@ -120,7 +120,8 @@ fn bandwidth(rounds: &[Round]) -> f64 {
     rounds.iter().max_by_key(|round| round.sent.bytes).map_or(f64::INFINITY, Round::bandwidth).max(1.0)
 }
 
-fn transfer_time(rounds: &[Round], dirty_pages: u64) -> Duration {
+/// How long `dirty_pages` take at the bandwidth that was measured.
+pub(crate) fn transfer_time(rounds: &[Round], dirty_pages: u64) -> Duration {
     let bytes = dirty_pages as f64 * PAGE_SIZE as f64;
     Duration::try_from_secs_f64(bytes / bandwidth(rounds)).unwrap_or(Duration::MAX / 2)
 }

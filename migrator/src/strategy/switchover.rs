@@ -13,7 +13,7 @@ use crate::{
     progress::Phase,
     protocol::{Along, FrameKind, FromDestination, FromSource, MAX_PAGES_ALONG, Missing, StateMessage},
     source::{Carrying, Duty, MigrateError, Migration, MissingAtSource, send},
-    timeline::Switchover,
+    timeline::{Round, Switchover},
     transport::Pace,
     urgent::{Priority, set_priority},
     vm::PausedVm,
@@ -96,7 +96,9 @@ impl Migration<'_> {
         let asks_absent = matches!(now, Portion::Everything);
         let (now, missing) = (now.begin(self.page_count), missing.begin(self.page_count));
         let mut at_source = MissingAtSource::with_room_for(&missing.pages);
+        let sent_before = self.bulk.sent();
         let begin = Instant::now();
+        self.timeline.pausing = Some(begin);
         let mut paused_vm = PausedVm::pause(&mut *self.vm)?;
         let paused = Instant::now();
         // Declared after the guest, so dropped before it runs on.
@@ -108,9 +110,11 @@ impl Migration<'_> {
         let mut missing = missing.settle(&mut paused_vm)?;
         let absent = asks_absent.then(|| self.pages.absent());
         let progress = |pages| self.progress.sent(pages);
-        self.bulk
-            .send(&*self.pages, now.runs(), absent.as_ref(), FrameKind::FrozenPages, progress)
-            .map_err(send)?;
+        let frozen = FrameKind::FrozenPages;
+        let result = self.bulk.send(&*self.pages, now.runs(), absent.as_ref(), frozen, progress);
+        self.timeline.final_pages =
+            Some(Round { sent: self.bulk.sent().since(sent_before), duration: saved.elapsed(), dirtied: 0 });
+        result.map_err(send)?;
         self.bulk.end_stage(NOW_STAGE).map_err(send)?;
         let pages_sent = Instant::now();
 
