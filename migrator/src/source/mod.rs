@@ -31,7 +31,7 @@ pub(crate) use push::MissingAtSource;
 
 use crate::{
     options::{Options, Verify},
-    pages::{Digest, GuestPages, PageSet, PageStream, Sent, digest_of},
+    pages::{Digest, GuestPages, PageSet, PageStream, digest_of},
     progress::{Phase, Progress},
     protocol::{ControlLink, FaultStatistics, FrameKind, FromDestination, FromSource},
     report::{Outcome, Report},
@@ -70,8 +70,6 @@ pub struct Migration<'vm> {
     pub(crate) bulk: PageStream,
     pub(crate) server: Option<PageServer>,
     pub(crate) carrier: Option<Carrier>,
-    /// What the server sent, once it has ended.
-    served: Sent,
     pub(crate) options: Options,
     pub(crate) progress: Arc<Progress>,
     pub(crate) timeline: Timeline,
@@ -114,7 +112,7 @@ pub fn migrate(
     }
     // The caller's thread, and threads it makes, are as any other again.
     set_priority(Priority::Normal);
-    progress.update(|now| now.phase = Phase::Ended);
+    progress.begin(Phase::Ended, 0);
     report
 }
 
@@ -147,10 +145,11 @@ impl Migration<'_> {
         let begin = Instant::now();
         let round = self.timeline.rounds.len();
         let count = dirty.len();
-        self.progress.update(|now| (now.phase, now.round, now.pages_left) = (Phase::Rounds, round, count));
+        self.progress.begin(Phase::Rounds, count);
+        self.progress.update(|now| now.round = round);
         // Only where nearly all pages go is it worth asking which were never written.
         let absent = (count * 2 > self.page_count).then(|| self.pages.absent());
-        let progress = |pages| self.progress.sent(pages);
+        let progress = |sent| self.progress.sent(sent);
         let before = self.bulk.sent();
         let live = FrameKind::LivePages;
         let result = self.bulk.send(&*self.pages, dirty.runs(), absent.as_ref(), live, progress);
@@ -160,10 +159,7 @@ impl Migration<'_> {
         // One that broke off is recorded, too: its bytes were sent.
         self.timeline.rounds.push(round);
         result.map_err(send)?;
-        self.progress.update(|now| {
-            now.bytes_sent += sent.bytes;
-            now.bytes_per_second = round.bandwidth() as u64;
-        });
+        self.progress.update(|now| now.bytes_per_second = round.bandwidth() as u64);
         Ok(())
     }
 
@@ -192,7 +188,7 @@ impl Migration<'_> {
         }
         let (digest, faults) = self.receive_complete()?;
         if let Some(server) = server {
-            self.served = server.finish();
+            server.finish();
         }
         self.timeline.end = Some(Instant::now());
         let verified = match self.options.verify {
@@ -202,7 +198,7 @@ impl Migration<'_> {
             _ => {
                 // SAFETY: the guest was paused at the switchover and given up: it never runs here again.
                 let own = || unsafe { digest_of(&*self.pages) };
-                self.progress.update(|now| now.phase = Phase::Verify);
+                self.progress.begin(Phase::Verify, 0);
                 thread::sleep(FIRST_MOMENTS);
                 Some(digest == Some(at_priority(Priority::Background, own)))
             }
@@ -219,7 +215,7 @@ impl Migration<'_> {
 
     fn fill(mut self, report: &mut Report, result: Result<Completion, MigrateError>, interrupt: &Interrupt) {
         self.timeline.end.get_or_insert_with(Instant::now);
-        report.record(&self.timeline, &self.fixed, self.bulk.sent(), self.served);
+        report.record(&self.timeline, &self.fixed, self.bulk.sent(), self.progress.urgent());
         if report.strategy == Strategy::PreCopy {
             report.judge_downtime(&self.timeline.rounds, &self.fixed);
         }

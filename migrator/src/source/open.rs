@@ -10,14 +10,14 @@ use std::{
 use super::{Control, Duty, MigrateError, Migration, carry::Carrier, push::PageServer, send};
 use crate::{
     options::{Options, Verify},
-    pages::{PageStream, Sent},
-    progress::Progress,
+    pages::PageStream,
+    progress::{Phase, Progress},
     protocol::{
         ControlLink, FromDestination, FromSource, GREETING_BYTES, Greeting, MigrationId, Offer, Role,
     },
     strategy::Needs,
     timeline::{DowntimeParts, Timeline, micros},
-    transport::{Connector, Interrupt, Throttle, Wire},
+    transport::{Connector, Interrupt, Lane, Limit, Throttle, Wire},
     vm::{PausedVm, SourceVm},
 };
 
@@ -78,14 +78,20 @@ impl<'vm> Migration<'vm> {
     ) -> Result<Migration<'vm>, MigrateError> {
         let links = Links { connector, interrupt, migration: new_id()? };
         let mut control = Control::new(links.open(Role::Control)?);
+        progress.begin(Phase::Preparing, 0);
         let pages = vm.pages();
         let Rehearsal { state, pause, save_state } = rehearse(vm)?;
         let load = offer(&mut control, vm, needs, options, state)?;
-        let throttle = options.max_bandwidth.map(|rate| (Throttle::new(rate), interrupt.clone()));
-        let mut bulk = PageStream::new(links.open(Role::Bulk)?, throttle);
+        let throttle = options.max_bandwidth.map(|rate| Arc::new(Throttle::new(rate)));
+        let limit =
+            |lane| throttle.clone().map(|throttle| Limit { throttle, lane, interrupt: interrupt.clone() });
+        let mut bulk = PageStream::new(links.open(Role::Bulk)?, limit(Lane::Bulk));
         bulk.wire().set_patience(Some(BULK_PATIENCE));
         let server = match needs.missing_pages {
-            true => Some(PageServer::spawn(links.open(Role::Urgent)?, pages.clone()).map_err(send)?),
+            true => {
+                let urgent = PageStream::new(links.open(Role::Urgent)?, limit(Lane::Urgent));
+                Some(PageServer::spawn(urgent, pages.clone(), progress.clone()).map_err(send)?)
+            }
             false => None,
         };
         let carrier = match vm.network() {
@@ -107,7 +113,6 @@ impl<'vm> Migration<'vm> {
             bulk,
             server,
             carrier,
-            served: Sent::default(),
             options: options.clone(),
             progress: progress.clone(),
             timeline,

@@ -89,12 +89,12 @@ fn take_along<'a>(
 impl Migration<'_> {
     /// Moves the guest: `now` is in place when it starts at the destination, `missing` follows.
     pub(crate) fn switchover(&mut self, now: Portion, missing: Portion) -> Result<Handover, MigrateError> {
-        self.progress.update(|progress| progress.phase = Phase::Switchover);
         set_priority(Priority::Urgent);
         self.bulk.wire().set_pace(Pace::Hasty);
         self.vm.before_pause()?;
         let asks_absent = matches!(now, Portion::Everything);
         let (now, missing) = (now.begin(self.page_count), missing.begin(self.page_count));
+        self.progress.begin(Phase::Switchover, now.pages.len());
         let mut at_source = MissingAtSource::with_room_for(&missing.pages);
         let sent_before = self.bulk.sent();
         let begin = Instant::now();
@@ -109,7 +109,7 @@ impl Migration<'_> {
         let now = now.settle(&mut paused_vm)?;
         let mut missing = missing.settle(&mut paused_vm)?;
         let absent = asks_absent.then(|| self.pages.absent());
-        let progress = |pages| self.progress.sent(pages);
+        let progress = |sent| self.progress.sent(sent);
         let frozen = FrameKind::FrozenPages;
         let result = self.bulk.send(&*self.pages, now.runs(), absent.as_ref(), frozen, progress);
         self.timeline.final_pages =

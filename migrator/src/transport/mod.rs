@@ -20,7 +20,7 @@ use std::{
 };
 
 pub use fd::FdWire;
-pub use throttle::Throttle;
+pub use throttle::{Lane, Limit, Throttle};
 
 use crate::pages::RunBytes;
 

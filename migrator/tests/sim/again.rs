@@ -158,6 +158,21 @@ fn a_cancel_during_the_rounds_or_the_switchover_leaves_the_guest_running() {
 }
 
 #[test]
+fn a_cancel_during_setup_is_reported_as_cancelled_with_its_time() {
+    for strategy in Strategy::ALL {
+        let mut source = boot(6);
+        let attempt = Try::new(strategy);
+        attempt.interrupt.raise();
+        let tried = attempt.run(&mut source);
+        let report = tried.report.clone();
+        assert_eq!(report.outcome, Outcome::Cancelled, "{strategy}: {:?}", report.error);
+        assert!(report.total_us > 0 && report.phases_us.setup == report.total_us, "{strategy}");
+        assert_eq!(report.moved.setup_us, report.total_us, "{strategy}");
+        tried.assert_one_guest(source, "cancelled in setup").expect("it stayed");
+    }
+}
+
+#[test]
 fn a_cancel_after_the_handover_comes_too_late() {
     let mut source = boot(7);
     let mut attempt = Try::new(Strategy::PostCopy);
