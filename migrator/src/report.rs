@@ -44,8 +44,12 @@ pub struct RoundReport {
     pub bytes: u64,
     /// How long it took, in microseconds.
     pub duration_us: u64,
-    /// Pages the guest wrote meanwhile.
+    /// Different pages that the guest wrote meanwhile, however often.
     pub dirtied_pages: u64,
+    /// Pages a second that the guest wrote, at least: by the first milliseconds of the round, where it was long enough for
+    /// a look.
+    #[serde(default)]
+    pub dirty_pages_per_second_at_least: u64,
 }
 
 impl From<&Round> for RoundReport {
@@ -56,6 +60,7 @@ impl From<&Round> for RoundReport {
             bytes: round.sent.bytes,
             duration_us: micros(round.duration),
             dirtied_pages: round.dirtied,
+            dirty_pages_per_second_at_least: round.dirty_rate() as u64,
         }
     }
 }

@@ -17,14 +17,27 @@ pub struct Round {
     pub sent: Sent,
     /// How long that took.
     pub duration: Duration,
-    /// Pages that the guest wrote meanwhile.
+    /// Different pages that the guest wrote meanwhile, however often.
     pub dirtied: u64,
+    /// A short look at what it had written by then.
+    pub look: Option<Look>,
+}
+
+/// A look at the dirty log at the beginning of a round, before pages are written again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Different pages that the guest had written.
+    pub dirtied: u64,
+    /// Since the log was emptied.
+    pub after: Duration,
 }
 
 impl Round {
-    /// Pages a second that the guest wrote during the round.
+    /// Pages a second that the guest wrote during the round, at least: a page that is written again is seen once.
     pub fn dirty_rate(&self) -> f64 {
-        self.dirtied as f64 / self.duration.as_secs_f64().max(1e-6)
+        let rate = |pages: u64, time: Duration| pages as f64 / time.as_secs_f64().max(1e-6);
+        let look = self.look.map_or(0.0, |look| rate(look.dirtied, look.after));
+        rate(self.dirtied, self.duration).max(look)
     }
 
     /// Bytes a second that the link carried.

@@ -37,9 +37,9 @@ use crate::{
     report::{Outcome, Report},
     strategy::{
         Handover, Strategy,
-        convergence::{Limits, expected_downtime},
+        convergence::{Known, Limits, converges, expected_downtime},
     },
-    timeline::{Round, Timeline, micros},
+    timeline::{Look, Round, Timeline, micros},
     transport::{Connector, Interrupt},
     urgent::{Priority, at_priority, set_priority},
     vm::{FramesAhead, SourceVm},
@@ -76,6 +76,12 @@ pub struct Migration<'vm> {
     pub(crate) fixed: Fixed,
     pub(crate) duty: Duty,
     pub(crate) page_count: u64,
+    /// What a look at the log took out of it: dirty still.
+    pub(crate) looked_at: PageSet,
+    /// When the log was emptied last.
+    pub(crate) log_emptied: Instant,
+    /// How the rounds went, once one is over.
+    pub(crate) known: Option<Known>,
 }
 
 /// Moves a guest to where `connector` leads. Returns when the source is free of duty or the migration
@@ -126,12 +132,18 @@ impl Migration<'_> {
     /// there were goes into the record of the last round.
     pub fn take_dirty(&mut self) -> Result<PageSet, MigrateError> {
         let mut dirty = PageSet::empty(self.page_count);
+        self.log_emptied = Instant::now();
         self.vm.take_dirty(&mut dirty)?;
+        dirty.union_with(&self.looked_at);
+        self.looked_at.clear();
         if let Some(round) = self.timeline.rounds.last_mut() {
             round.dirtied = dirty.len();
             let expected = expected_downtime(&self.timeline.rounds, dirty.len(), &self.limits());
             let rate = self.timeline.rounds.last().map_or(0.0, Round::dirty_rate);
+            self.known = Known::of(&self.timeline.rounds, &self.limits());
+            let converges = converges(&self.timeline.rounds, dirty.len(), &self.limits());
             self.progress.update(|now| {
+                now.converges = converges;
                 now.dirty_pages_per_second = rate as u64;
                 now.expected_downtime_us = micros(expected);
             });
@@ -149,16 +161,26 @@ impl Migration<'_> {
         self.progress.update(|now| now.round = round);
         // Only where nearly all pages go is it worth asking which were never written.
         let absent = (count * 2 > self.page_count).then(|| self.pages.absent());
-        let progress = |sent| self.progress.sent(sent);
+        let (vm, looked_at, emptied) = (&mut *self.vm, &mut self.looked_at, self.log_emptied);
+        let (mut look, mut looked) = (None, Ok(()));
+        // A guest may write the same pages again and again: the first milliseconds tell how fast.
+        let progress = |sent| {
+            self.progress.sent(sent);
+            if look.is_none() && emptied.elapsed() >= LOOK_AFTER {
+                looked = vm.take_dirty(looked_at);
+                look = Some(Look { dirtied: looked_at.len(), after: emptied.elapsed() });
+            }
+        };
         let before = self.bulk.sent();
         let live = FrameKind::LivePages;
         let result = self.bulk.send(&*self.pages, dirty.runs(), absent.as_ref(), live, progress);
         let result = result.and_then(|_| self.bulk.drain());
         let sent = self.bulk.sent().since(before);
-        let round = Round { sent, duration: begin.elapsed(), dirtied: 0 };
+        let round = Round { sent, duration: begin.elapsed(), dirtied: 0, look };
         // One that broke off is recorded, too: its bytes were sent.
         self.timeline.rounds.push(round);
         result.map_err(send)?;
+        looked?;
         self.progress.update(|now| now.bytes_per_second = round.bandwidth() as u64);
         Ok(())
     }
@@ -174,6 +196,7 @@ impl Migration<'_> {
             downtime: self.options.downtime_limit,
             max_rounds: self.options.max_rounds,
             fixed: self.fixed.total(),
+            memory_pages: self.page_count,
         }
     }
 
@@ -222,7 +245,10 @@ impl Migration<'_> {
         match result {
             Ok(completion) => report.complete(completion.verified, completion.faults),
             Err(error) => {
-                let error = error.by(interrupt);
+                let error = match error.by(interrupt) {
+                    MigrateError::TimedOut { .. } => MigrateError::TimedOut { known: self.known },
+                    other => other,
+                };
                 let outcome = match (self.duty, &error) {
                     (Duty::Source, MigrateError::Cancelled) => Outcome::Cancelled,
                     (Duty::Source, _) => Outcome::Failed,
@@ -253,6 +279,9 @@ impl Migration<'_> {
         self.bulk.wire().hang_up();
     }
 }
+
+/// When a round looks at what the guest has written so far.
+const LOOK_AFTER: Duration = Duration::from_millis(5);
 
 /// A guest that has just started may run on this very host, as it does where somebody tries a migration: what it feels of
 /// its move should not be the comparison that follows.

@@ -10,7 +10,7 @@ use std::{
 use super::{Control, Duty, MigrateError, Migration, carry::Carrier, push::PageServer, send};
 use crate::{
     options::{Options, Verify},
-    pages::PageStream,
+    pages::{PageSet, PageStream},
     progress::{Phase, Progress},
     protocol::{
         ControlLink, FromDestination, FromSource, GREETING_BYTES, Greeting, MigrationId, Offer, Role,
@@ -107,6 +107,9 @@ impl<'vm> Migration<'vm> {
         timeline.ready = Some(Instant::now());
         Ok(Migration {
             page_count: pages.page_count(),
+            looked_at: PageSet::empty(pages.page_count()),
+            log_emptied: Instant::now(),
+            known: None,
             vm,
             pages,
             control,

@@ -217,7 +217,7 @@ impl Migration<'_> {
         let result = result.and_then(|()| self.bulk.end_stage(PUSH_STAGE));
         let sent = self.bulk.sent().since(before);
         // One that broke off is recorded, too: its bytes were sent.
-        self.timeline.push = Some(Round { sent, duration: begin.elapsed(), dirtied: 0 });
+        self.timeline.push = Some(Round { sent, duration: begin.elapsed(), dirtied: 0, look: None });
         result.map_err(send)
     }
 }

@@ -112,8 +112,12 @@ impl Migration<'_> {
         let progress = |sent| self.progress.sent(sent);
         let frozen = FrameKind::FrozenPages;
         let result = self.bulk.send(&*self.pages, now.runs(), absent.as_ref(), frozen, progress);
-        self.timeline.final_pages =
-            Some(Round { sent: self.bulk.sent().since(sent_before), duration: saved.elapsed(), dirtied: 0 });
+        self.timeline.final_pages = Some(Round {
+            sent: self.bulk.sent().since(sent_before),
+            duration: saved.elapsed(),
+            dirtied: 0,
+            look: None,
+        });
         result.map_err(send)?;
         self.bulk.end_stage(NOW_STAGE).map_err(send)?;
         let pages_sent = Instant::now();
