@@ -1,6 +1,6 @@
 //! What a migration cost: the one schema for `ferry migrate --json`, the API and the harness.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -10,8 +10,8 @@ use crate::{
     pages::{PAGE_SIZE, Sent},
     protocol::{FaultStatistics, GuestEnd},
     source::{Fixed, MigrateError},
-    strategy::Strategy,
-    timeline::{DowntimeParts, Round, Timeline, micros},
+    strategy::{Strategy, convergence::transfer_time},
+    timeline::{DowntimeParts, PhaseTimes, Round, Timeline, micros},
     vm::{VmDescription, VmError},
 };
 
@@ -46,8 +46,12 @@ pub struct RoundReport {
     pub bytes: u64,
     /// How long it took, in microseconds.
     pub duration_us: u64,
-    /// Pages the guest wrote meanwhile.
+    /// Different pages that the guest wrote meanwhile, however often.
     pub dirtied_pages: u64,
+    /// Pages a second that the guest wrote, at least: by the first milliseconds of the round, where it was long enough for
+    /// a look.
+    #[serde(default)]
+    pub dirty_pages_per_second_at_least: u64,
 }
 
 impl From<&Round> for RoundReport {
@@ -58,8 +62,44 @@ impl From<&Round> for RoundReport {
             bytes: round.sent.bytes,
             duration_us: micros(round.duration),
             dirtied_pages: round.dirtied,
+            dirty_pages_per_second_at_least: round.dirty_rate() as u64,
         }
     }
+}
+
+/// What was sent while the guest was paused, for reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PassReport {
+    /// Pages it sent, zero or not.
+    pub pages: u64,
+    /// Those of them that were zero.
+    pub zero_pages: u64,
+    /// Bytes on the wire.
+    pub bytes: u64,
+    /// How long it took to take the last dirty pages and to give all to the link, in microseconds.
+    pub duration_us: u64,
+}
+
+impl From<&Round> for PassReport {
+    fn from(pass: &Round) -> PassReport {
+        PassReport {
+            pages: pass.sent.pages,
+            zero_pages: pass.sent.zero_pages,
+            bytes: pass.sent.bytes,
+            duration_us: micros(pass.duration),
+        }
+    }
+}
+
+/// What was sent in answer to page requests, for reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServedReport {
+    /// Pages it sent, zero or not.
+    pub pages: u64,
+    /// Those of them that were zero.
+    pub zero_pages: u64,
+    /// Bytes on the wire.
+    pub bytes: u64,
 }
 
 /// What it took to move a guest: downtime, bytes and rounds. The harness keeps the same for each of its runs.
@@ -71,7 +111,7 @@ pub struct Moved {
     pub downtime_parts_us: DowntimeParts,
     /// From the command to the first page, in microseconds: connecting, and making the destination ready.
     pub setup_us: u64,
-    /// Bytes on bulk and urgent links.
+    /// Bytes of page data on bulk and urgent links: those of the rounds, `final`, `push` and `served`, together.
     pub bytes_sent: u64,
     /// Pages sent, zero or not, each as often as it was sent.
     pub pages_sent: u64,
@@ -82,8 +122,14 @@ pub struct Moved {
     pub network_frames_carried: u64,
     /// The rounds made while the guest ran at the source.
     pub rounds: Vec<RoundReport>,
+    /// What was sent on the bulk link while the guest was paused; nothing if it never was.
+    #[serde(default, rename = "final")]
+    pub final_pages: Option<PassReport>,
     /// What was pushed after the start, if pages were missing.
     pub push: Option<RoundReport>,
+    /// What was sent on the urgent link, in answer to page requests.
+    #[serde(default)]
+    pub served: ServedReport,
 }
 
 /// What one migration cost.
@@ -114,8 +160,18 @@ pub struct Report {
     pub moved: Moved,
     /// What the downtime was expected to be without any page, before anything moved, in microseconds.
     pub fixed_downtime_us: u64,
+    /// Whether pre-copy's downtime was within `--downtime-limit`; nothing for other strategies, and if it did not move.
+    #[serde(default)]
+    pub downtime_limit_kept: Option<bool>,
+    /// The parts of the downtime as pre-copy expected them when it decided to pause. `final_pages` is all the time of the
+    /// last dirty pages, on the way too.
+    #[serde(default)]
+    pub downtime_expected_us: Option<DowntimeParts>,
     /// From the command to the source being free of duty, or to the failure, in microseconds.
     pub total_us: u64,
+    /// Its parts, which add up to it, in microseconds.
+    #[serde(default)]
+    pub phases_us: PhaseTimes,
     /// Page faults at the destination.
     pub page_faults: FaultStatistics,
     /// The options that were in force.
@@ -151,7 +207,10 @@ impl Report {
             verified: None,
             moved: Moved::default(),
             fixed_downtime_us: 0,
+            downtime_limit_kept: None,
+            downtime_expected_us: None,
             total_us: 0,
+            phases_us: PhaseTimes::default(),
             page_faults: FaultStatistics::default(),
             options: OptionsReport {
                 downtime_limit_us: micros(options.downtime_limit),
@@ -163,18 +222,53 @@ impl Report {
         }
     }
 
-    pub(crate) fn record(&mut self, timeline: &Timeline, fixed: &Fixed, sent: Sent) {
-        self.total_us = micros(timeline.total());
-        self.moved.setup_us = timeline.ready.map_or(self.total_us, |ready| micros(ready - timeline.begin));
+    pub(crate) fn record(&mut self, timeline: &Timeline, fixed: &Fixed, bulk: Sent, served: Sent) {
+        self.phases_us = timeline.phases();
+        self.total_us = self.phases_us.total_us();
+        self.moved.setup_us = self.phases_us.setup;
         self.fixed_downtime_us = micros(fixed.total());
         self.moved.rounds = timeline.rounds.iter().map(RoundReport::from).collect();
+        self.moved.final_pages = timeline.final_pages.as_ref().map(PassReport::from);
         self.moved.push = timeline.push.as_ref().map(RoundReport::from);
+        self.moved.served =
+            ServedReport { pages: served.pages, zero_pages: served.zero_pages, bytes: served.bytes };
+        let mut sent = bulk;
+        sent.add(served);
         (self.moved.bytes_sent, self.moved.pages_sent, self.moved.zero_pages) =
             (sent.bytes, sent.pages, sent.zero_pages);
         if let Some(switchover) = &timeline.switchover {
             self.moved.downtime_parts_us = switchover.parts();
             self.moved.downtime_engine_us = Some(self.moved.downtime_parts_us.total_us());
         }
+    }
+
+    /// It ended before anything was ready: all the time was setup.
+    pub(crate) fn end_in_setup(&mut self, took: Duration) {
+        self.phases_us = PhaseTimes { setup: micros(took), ..PhaseTimes::default() };
+        self.total_us = self.phases_us.total_us();
+        self.moved.setup_us = self.total_us;
+    }
+
+    /// Holds the downtime against what was planned.
+    pub(crate) fn judge_downtime(&mut self, rounds: &[Round], fixed: &Fixed) {
+        let Some(downtime) = self.moved.downtime_engine_us else { return };
+        let dirty = rounds.last().map_or(0, |round| round.dirtied);
+        self.downtime_limit_kept = Some(downtime <= self.options.downtime_limit_us);
+        self.downtime_expected_us = Some(fixed.parts(transfer_time(rounds, dirty)));
+    }
+
+    /// The part of the downtime that took longest over what was expected.
+    pub fn longest_over_expectation(&self) -> Option<&'static str> {
+        let (was, expected) = (&self.moved.downtime_parts_us, self.downtime_expected_us?);
+        let over = [
+            ("pause", was.pause, expected.pause),
+            ("save state", was.save_state, expected.save_state),
+            ("last pages", was.final_pages + was.transfer, expected.final_pages + expected.transfer),
+            ("verify", was.verify, expected.verify),
+            ("load", was.load, expected.load),
+            ("start", was.start, expected.start),
+        ];
+        over.into_iter().max_by_key(|(_, was, expected)| was.saturating_sub(*expected)).map(|(part, ..)| part)
     }
 
     pub(crate) fn complete(&mut self, verified: Option<bool>, faults: FaultStatistics) {

@@ -11,20 +11,33 @@ use utoipa::ToSchema;
 use crate::{pages::Sent, protocol::LoadTimes};
 
 /// One pass over dirty pages while the guest runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Round {
     /// What it sent.
     pub sent: Sent,
     /// How long that took.
     pub duration: Duration,
-    /// Pages that the guest wrote meanwhile.
+    /// Different pages that the guest wrote meanwhile, however often.
     pub dirtied: u64,
+    /// A short look at what it had written by then.
+    pub look: Option<Look>,
+}
+
+/// A look at the dirty log at the beginning of a round, before pages are written again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Different pages that the guest had written.
+    pub dirtied: u64,
+    /// Since the log was emptied.
+    pub after: Duration,
 }
 
 impl Round {
-    /// Pages a second that the guest wrote during the round.
+    /// Pages a second that the guest wrote during the round, at least: a page that is written again is seen once.
     pub fn dirty_rate(&self) -> f64 {
-        self.dirtied as f64 / self.duration.as_secs_f64().max(1e-6)
+        let rate = |pages: u64, time: Duration| pages as f64 / time.as_secs_f64().max(1e-6);
+        let look = self.look.map_or(0.0, |look| rate(look.dirtied, look.after));
+        rate(self.dirtied, self.duration).max(look)
     }
 
     /// Bytes a second that the link carried.
@@ -116,6 +129,10 @@ pub struct Timeline {
     pub ready: Option<Instant>,
     /// The rounds, if the strategy makes any.
     pub rounds: Vec<Round>,
+    /// The switchover began: the guest was about to be paused.
+    pub pausing: Option<Instant>,
+    /// What was sent during the pause over the bulk link.
+    pub final_pages: Option<Round>,
     /// The switchover, once it has happened.
     pub switchover: Option<Switchover>,
     /// What was pushed or requested after the start.
@@ -131,6 +148,8 @@ impl Timeline {
             begin: Instant::now(),
             ready: None,
             rounds: Vec::new(),
+            pausing: None,
+            final_pages: None,
             switchover: None,
             push: None,
             end: None,
@@ -140,6 +159,51 @@ impl Timeline {
     /// From the command to now, or to the end if that has come.
     pub fn total(&self) -> Duration {
         self.end.map_or_else(|| self.begin.elapsed(), |end| end - self.begin)
+    }
+}
+
+/// The total migration time, in parts that add up to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PhaseTimes {
+    /// Connecting, and making the destination ready, in microseconds.
+    pub setup: u64,
+    /// All rounds together, in microseconds.
+    pub rounds: u64,
+    /// Reading the dirty log between rounds, and preparing the pause, in microseconds.
+    pub between_rounds: u64,
+    /// From the pause to the destination's word that the guest runs, in microseconds.
+    pub switchover: u64,
+    /// Pushing what is missing, in microseconds.
+    pub push: u64,
+    /// Waiting for the destination's word that it has every page, in microseconds.
+    pub completion: u64,
+}
+
+impl PhaseTimes {
+    /// Their sum: the total migration time, in microseconds.
+    pub fn total_us(&self) -> u64 {
+        self.setup + self.rounds + self.between_rounds + self.switchover + self.push + self.completion
+    }
+}
+
+impl Timeline {
+    /// Where the time went until now, or until the end.
+    pub fn phases(&self) -> PhaseTimes {
+        let total = micros(self.total());
+        let at = |instant: Option<Instant>| instant.map_or(total, |at| micros(at - self.begin).min(total));
+        let (setup, pausing) = (at(self.ready), at(self.pausing));
+        let running = at(self.switchover.as_ref().map(|switchover| switchover.running));
+        let rounds: u64 = self.rounds.iter().map(|round| micros(round.duration)).sum();
+        let rounds = rounds.min(pausing - setup);
+        let push = self.push.as_ref().map_or(0, |push| micros(push.duration)).min(total - running);
+        PhaseTimes {
+            setup,
+            rounds,
+            between_rounds: pausing - setup - rounds,
+            switchover: running - pausing,
+            push,
+            completion: total - running - push,
+        }
     }
 }
 

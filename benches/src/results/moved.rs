@@ -1,6 +1,10 @@
 //! What it took to move a guest, as far as it was measured.
 
-use migrator::{report, report::RoundReport, timeline::DowntimeParts};
+use migrator::{
+    report,
+    report::{PassReport, RoundReport, ServedReport},
+    timeline::DowntimeParts,
+};
 use serde::{Deserialize, Serialize};
 
 /// As the engine's own report has it ([`report::Moved`]), but that each figure may be missing: another engine tells fewer,
@@ -23,6 +27,12 @@ pub struct Moved {
     pub network_frames_carried: Option<u64>,
     /// The rounds made while the guest ran at the source; empty if there was none.
     pub rounds: Option<Vec<RoundReport>>,
+    /// What was sent while the guest was paused.
+    #[serde(default, rename = "final")]
+    pub final_pages: Option<PassReport>,
+    /// What was sent in answer to page requests.
+    #[serde(default)]
+    pub served: Option<ServedReport>,
     /// What was pushed after the start; nothing if no page was missing, either.
     pub push: Option<RoundReport>,
 }
@@ -39,6 +49,8 @@ impl From<report::Moved> for Moved {
             zero_pages: Some(moved.zero_pages),
             network_frames_carried: Some(moved.network_frames_carried),
             rounds: Some(moved.rounds),
+            final_pages: moved.final_pages,
+            served: Some(moved.served),
             push: moved.push,
         }
     }

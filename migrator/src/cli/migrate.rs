@@ -156,7 +156,7 @@ enum Watched {
 /// Follows the migration to its end, and calls it off on Ctrl-C.
 async fn watch(client: &Client) -> anyhow::Result<Watched> {
     let mut interrupts = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
-    let mut display = std::io::stderr().is_terminal().then(Display::new);
+    let mut display = Some(Display::new(std::io::stderr().is_terminal()));
     let mut is_cancelled = false;
     loop {
         tokio::select! {

@@ -13,7 +13,7 @@ use crate::{
         DIGEST_BYTES, FRAME_TIME, Frame, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES, MAX_FRAME_PAGES,
         MAX_FRAME_RUNS, RECORD_BYTES, Segment,
     },
-    transport::{Interrupt, Throttle, Wire},
+    transport::{Interrupt, Limit, Throttle, Wire},
 };
 
 /// What was sent.
@@ -34,12 +34,21 @@ impl Sent {
         self.zero_pages += other.zero_pages;
         self.bytes += other.bytes;
     }
+
+    /// What was sent since `before`.
+    pub fn since(self, before: Sent) -> Sent {
+        Sent {
+            pages: self.pages - before.pages,
+            zero_pages: self.zero_pages - before.zero_pages,
+            bytes: self.bytes - before.bytes,
+        }
+    }
 }
 
 /// A link that pages are sent on.
 pub struct PageStream {
     wire: Box<dyn Wire>,
-    throttle: Option<(Throttle, Interrupt)>,
+    limit: Option<Limit>,
     frame_pages: u64,
     writer: FrameWriter,
     segments: Vec<Segment>,
@@ -47,13 +56,13 @@ pub struct PageStream {
 }
 
 impl PageStream {
-    /// Over a wire on which greetings have been exchanged. A throttled stream waits until it may
+    /// Over a wire on which greetings have been exchanged. A limited stream waits until it may
     /// send, unless interrupted.
-    pub fn new(wire: Box<dyn Wire>, throttle: Option<(Throttle, Interrupt)>) -> PageStream {
+    pub fn new(wire: Box<dyn Wire>, limit: Option<Limit>) -> PageStream {
         PageStream {
             wire,
-            frame_pages: throttle.as_ref().map_or(MAX_FRAME_PAGES, |(throttle, _)| throttle.frame_pages()),
-            throttle,
+            frame_pages: limit.as_ref().map_or(MAX_FRAME_PAGES, |limit| limit.throttle.frame_pages()),
+            limit,
             writer: FrameWriter::default(),
             segments: Vec::with_capacity(MAX_FRAME_RUNS),
             sent: Sent::default(),
@@ -61,7 +70,7 @@ impl PageStream {
     }
 
     /// Sends runs of pages. `kind` says whether they stand still; `absent` which of them need not be
-    /// read to know that they are zero. After each frame `progress` is told how many pages it held.
+    /// read to know that they are zero. After each frame `progress` is told what it held.
     ///
     /// # Errors
     /// Whatever the link says.
@@ -71,7 +80,7 @@ impl PageStream {
         runs: impl IntoIterator<Item = PageRun>,
         absent: Option<&PageSet>,
         kind: FrameKind,
-        mut progress: impl FnMut(u64),
+        mut progress: impl FnMut(Sent),
     ) -> io::Result<Sent> {
         let before = self.sent;
         let mut data_pages = 0;
@@ -102,11 +111,7 @@ impl PageStream {
         if !self.segments.is_empty() {
             progress(self.flush(pages, kind)?);
         }
-        Ok(Sent {
-            pages: self.sent.pages - before.pages,
-            zero_pages: self.sent.zero_pages - before.zero_pages,
-            bytes: self.sent.bytes - before.bytes,
-        })
+        Ok(self.sent.since(before))
     }
 
     /// Waits until all that was sent is in place: what lies in buffers on the way would otherwise be
@@ -142,9 +147,14 @@ impl PageStream {
     /// From here on the interrupt means nothing to this stream: what is sent now must arrive.
     pub fn ignore_interrupt(&mut self) {
         self.wire.ignore_interrupt();
-        if let Some((_, interrupt)) = &mut self.throttle {
-            *interrupt = Interrupt::default();
+        if let Some(limit) = &mut self.limit {
+            limit.interrupt = Interrupt::default();
         }
+    }
+
+    /// Whether pages that nobody waits for may be sent now.
+    pub fn has_room(&self) -> bool {
+        self.limit.as_ref().is_none_or(|limit| limit.throttle.has_room(Instant::now()))
     }
 
     /// The wire beneath.
@@ -157,8 +167,8 @@ impl PageStream {
         self.sent
     }
 
-    /// Sends the frame that `segments` lists. Returns how many pages it held.
-    fn flush(&mut self, pages: &dyn GuestPages, kind: FrameKind) -> io::Result<u64> {
+    /// Sends the frame that `segments` lists. Returns what it held.
+    fn flush(&mut self, pages: &dyn GuestPages, kind: FrameKind) -> io::Result<Sent> {
         let raw = self.segments.iter().filter(|(encoding, _)| *encoding == Encoding::Raw);
         let runs: Vec<PageRun> = raw.map(|&(_, run)| run).collect();
         let raw_pages: u64 = runs.iter().map(|run| run.count).sum();
@@ -173,19 +183,19 @@ impl PageStream {
             self.wire.send_parts(head, &places(pages, &runs), &[])?;
         }
         let in_frame: u64 = self.segments.iter().map(|(_, run)| run.count).sum();
-        self.sent.add(Sent { pages: in_frame, zero_pages: in_frame - raw_pages, bytes });
+        let sent = Sent { pages: in_frame, zero_pages: in_frame - raw_pages, bytes };
+        self.sent.add(sent);
         self.segments.clear();
-        Ok(in_frame)
+        Ok(sent)
     }
 
     fn wait_for_throttle(&mut self, bytes: u64) -> io::Result<()> {
-        let Some((throttle, interrupt)) = &mut self.throttle else { return Ok(()) };
-        let until = Instant::now() + throttle.delay(bytes, Instant::now());
-        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        let Some(Limit { throttle, lane, interrupt }) = &self.limit else { return Ok(()) };
+        while let Err(wait) = throttle.admit(*lane, bytes, Instant::now()) {
             if interrupt.is_raised() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
-            thread::sleep(left.min(Throttle::NAP));
+            thread::sleep(wait.min(Throttle::NAP));
         }
         Ok(())
     }

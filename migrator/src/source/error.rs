@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::{
     protocol::{FromDestination, GreetingError, MessageError},
-    strategy::convergence::OutOfReach,
+    strategy::convergence::{Known, OutOfReach},
     transport::Interrupt,
     vm::VmError,
 };
@@ -78,8 +78,11 @@ pub enum MigrateError {
     #[error("cancelled")]
     Cancelled,
     /// It took too long.
-    #[error("the migration took longer than --timeout allows")]
-    TimedOut,
+    #[error("the migration took longer than --timeout allows{}", known.as_ref().map(|known| format!(": {known}")).unwrap_or_default())]
+    TimedOut {
+        /// How the rounds went until then, if there was one.
+        known: Option<Known>,
+    },
 }
 
 impl MigrateError {
@@ -109,7 +112,9 @@ impl MigrateError {
             _ => None,
         };
         match kind {
-            Some(io::ErrorKind::Interrupted) if interrupt.is_past_deadline() => MigrateError::TimedOut,
+            Some(io::ErrorKind::Interrupted) if interrupt.is_past_deadline() => {
+                MigrateError::TimedOut { known: None }
+            }
             Some(io::ErrorKind::Interrupted) => MigrateError::Cancelled,
             _ => self,
         }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     options::Options,
-    pages::{GuestPages, PageSet, Sent},
+    pages::{GuestPages, PageSet, PageStream, Sent},
     protocol::{MigrationId, Role},
     transport::{Connector, Interrupt, Wire},
 };
@@ -20,7 +20,8 @@ pub(crate) fn answer_requests(
     pages: &Arc<dyn GuestPages>,
     missing: PageSet,
 ) -> Sent {
-    Answers::new(Box::new(wire), pages.clone()).give(&Shared::new(&missing))
+    Answers::new(PageStream::new(Box::new(wire), None), pages.clone(), Arc::default())
+        .give(&Shared::new(&missing))
 }
 
 /// Opens a link.

@@ -31,15 +31,15 @@ pub(crate) use push::MissingAtSource;
 
 use crate::{
     options::{Options, Verify},
-    pages::{Digest, GuestPages, PageSet, PageStream, Sent, digest_of},
+    pages::{Digest, GuestPages, PageSet, PageStream, digest_of},
     progress::{Phase, Progress},
     protocol::{ControlLink, FaultStatistics, FrameKind, FromDestination, FromSource, GuestEnd},
     report::{Outcome, Report},
     strategy::{
         Handover, Strategy,
-        convergence::{Limits, expected_downtime},
+        convergence::{Known, Limits, converges, expected_downtime},
     },
-    timeline::{Round, Timeline, micros},
+    timeline::{Look, Round, Timeline, micros},
     transport::{Connector, Interrupt},
     urgent::{Priority, at_priority, set_priority},
     vm::{FramesAhead, SourceVm},
@@ -70,14 +70,18 @@ pub struct Migration<'vm> {
     pub(crate) bulk: PageStream,
     pub(crate) server: Option<PageServer>,
     pub(crate) carrier: Option<Carrier>,
-    /// What the server sent, once it has ended.
-    served: Sent,
     pub(crate) options: Options,
     pub(crate) progress: Arc<Progress>,
     pub(crate) timeline: Timeline,
     pub(crate) fixed: Fixed,
     pub(crate) duty: Duty,
     pub(crate) page_count: u64,
+    /// What a look at the log took out of it: dirty still.
+    pub(crate) looked_at: PageSet,
+    /// When the log was emptied last.
+    pub(crate) log_emptied: Instant,
+    /// How the rounds went, once one is over.
+    pub(crate) known: Option<Known>,
 }
 
 /// Moves a guest to where `connector` leads. Returns when the source is free of duty or the migration
@@ -91,7 +95,8 @@ pub fn migrate(
     progress: &Arc<Progress>,
 ) -> Report {
     let timeline = Timeline::begin();
-    let deadline = options.timeout.map(|timeout| timeline.begin + timeout);
+    let begin = timeline.begin;
+    let deadline = options.timeout.map(|timeout| begin + timeout);
     let interrupt = interrupt.child(deadline);
     let mut report = Report::new(strategy, &vm.describe(), options);
     let _ahead = FramesAhead::of(vm.network());
@@ -102,7 +107,13 @@ pub fn migrate(
             migration.fill(&mut report, result, &interrupt);
         }
         Err(error) => {
-            report.fail(Outcome::Failed, error.by(&interrupt));
+            let error = error.by(&interrupt);
+            let outcome = match error {
+                MigrateError::Cancelled => Outcome::Cancelled,
+                _ => Outcome::Failed,
+            };
+            report.end_in_setup(begin.elapsed());
+            report.fail(outcome, error);
             if let Err(error) = vm.resume() {
                 report.stays_paused(&error);
             }
@@ -110,7 +121,7 @@ pub fn migrate(
     }
     // The caller's thread, and threads it makes, are as any other again.
     set_priority(Priority::Normal);
-    progress.update(|now| now.phase = Phase::Ended);
+    progress.begin(Phase::Ended, 0);
     report
 }
 
@@ -124,12 +135,18 @@ impl Migration<'_> {
     /// there were goes into the record of the last round.
     pub fn take_dirty(&mut self) -> Result<PageSet, MigrateError> {
         let mut dirty = PageSet::empty(self.page_count);
+        self.log_emptied = Instant::now();
         self.vm.take_dirty(&mut dirty)?;
+        dirty.union_with(&self.looked_at);
+        self.looked_at.clear();
         if let Some(round) = self.timeline.rounds.last_mut() {
             round.dirtied = dirty.len();
             let expected = expected_downtime(&self.timeline.rounds, dirty.len(), &self.limits());
             let rate = self.timeline.rounds.last().map_or(0.0, Round::dirty_rate);
+            self.known = Known::of(&self.timeline.rounds, &self.limits());
+            let converges = converges(&self.timeline.rounds, dirty.len(), &self.limits());
             self.progress.update(|now| {
+                now.converges = converges;
                 now.dirty_pages_per_second = rate as u64;
                 now.expected_downtime_us = micros(expected);
             });
@@ -143,21 +160,31 @@ impl Migration<'_> {
         let begin = Instant::now();
         let round = self.timeline.rounds.len();
         let count = dirty.len();
-        self.progress.update(|now| (now.phase, now.round, now.pages_left) = (Phase::Rounds, round, count));
+        self.progress.begin(Phase::Rounds, count);
+        self.progress.update(|now| now.round = round);
         // Only where nearly all pages go is it worth asking which were never written.
         let absent = (count * 2 > self.page_count).then(|| self.pages.absent());
-        let progress = |pages| self.progress.sent(pages);
-        let sent = self
-            .bulk
-            .send(&*self.pages, dirty.runs(), absent.as_ref(), FrameKind::LivePages, progress)
-            .map_err(send)?;
-        self.bulk.drain().map_err(send)?;
-        let round = Round { sent, duration: begin.elapsed(), dirtied: 0 };
+        let (vm, looked_at, emptied) = (&mut *self.vm, &mut self.looked_at, self.log_emptied);
+        let (mut look, mut looked) = (None, Ok(()));
+        // A guest may write the same pages again and again: the first milliseconds tell how fast.
+        let progress = |sent| {
+            self.progress.sent(sent);
+            if look.is_none() && emptied.elapsed() >= LOOK_AFTER {
+                looked = vm.take_dirty(looked_at);
+                look = Some(Look { dirtied: looked_at.len(), after: emptied.elapsed() });
+            }
+        };
+        let before = self.bulk.sent();
+        let live = FrameKind::LivePages;
+        let result = self.bulk.send(&*self.pages, dirty.runs(), absent.as_ref(), live, progress);
+        let result = result.and_then(|_| self.bulk.drain());
+        let sent = self.bulk.sent().since(before);
+        let round = Round { sent, duration: begin.elapsed(), dirtied: 0, look };
+        // One that broke off is recorded, too: its bytes were sent.
         self.timeline.rounds.push(round);
-        self.progress.update(|now| {
-            now.bytes_sent += sent.bytes;
-            now.bytes_per_second = round.bandwidth() as u64;
-        });
+        result.map_err(send)?;
+        looked?;
+        self.progress.update(|now| now.bytes_per_second = round.bandwidth() as u64);
         Ok(())
     }
 
@@ -172,6 +199,7 @@ impl Migration<'_> {
             downtime: self.options.downtime_limit,
             max_rounds: self.options.max_rounds,
             fixed: self.fixed.total(),
+            memory_pages: self.page_count,
         }
     }
 
@@ -186,7 +214,7 @@ impl Migration<'_> {
         }
         let last_word = self.receive_last_word()?;
         if let Some(server) = server {
-            self.served = server.finish();
+            server.finish();
         }
         self.timeline.end = Some(Instant::now());
         let (digest, faults) = match last_word {
@@ -200,7 +228,7 @@ impl Migration<'_> {
             _ => {
                 // SAFETY: the guest was paused at the switchover and given up: it never runs here again.
                 let own = || unsafe { digest_of(&*self.pages) };
-                self.progress.update(|now| now.phase = Phase::Verify);
+                self.progress.begin(Phase::Verify, 0);
                 thread::sleep(FIRST_MOMENTS);
                 Some(digest == Some(at_priority(Priority::Background, own)))
             }
@@ -224,14 +252,18 @@ impl Migration<'_> {
 
     fn fill(mut self, report: &mut Report, result: Result<Completion, MigrateError>, interrupt: &Interrupt) {
         self.timeline.end.get_or_insert_with(Instant::now);
-        let mut sent = self.bulk.sent();
-        sent.add(self.served);
-        report.record(&self.timeline, &self.fixed, sent);
+        report.record(&self.timeline, &self.fixed, self.bulk.sent(), self.progress.urgent());
+        if report.strategy == Strategy::PreCopy {
+            report.judge_downtime(&self.timeline.rounds, &self.fixed);
+        }
         match result {
             Ok(Completion::Whole { verified, faults }) => report.complete(verified, faults),
             Ok(Completion::Ended(end)) => report.guest_ended(end),
             Err(error) => {
-                let error = error.by(interrupt);
+                let error = match error.by(interrupt) {
+                    MigrateError::TimedOut { .. } => MigrateError::TimedOut { known: self.known },
+                    other => other,
+                };
                 let outcome = match (self.duty, &error) {
                     (Duty::Source, MigrateError::Cancelled) => Outcome::Cancelled,
                     (Duty::Source, _) => Outcome::Failed,
@@ -268,6 +300,9 @@ impl Migration<'_> {
         self.bulk.wire().hang_up();
     }
 }
+
+/// When a round looks at what the guest has written so far.
+const LOOK_AFTER: Duration = Duration::from_millis(5);
 
 /// A guest that has just started may run on this very host, as it does where somebody tries a migration: what it feels of
 /// its move should not be the comparison that follows.

@@ -10,14 +10,14 @@ use std::{
 use super::{Control, Duty, MigrateError, Migration, carry::Carrier, push::PageServer, send};
 use crate::{
     options::{Options, Verify},
-    pages::{PageStream, Sent},
-    progress::Progress,
+    pages::{PageSet, PageStream},
+    progress::{Phase, Progress},
     protocol::{
         ControlLink, FromDestination, FromSource, GREETING_BYTES, Greeting, MigrationId, Offer, Role,
     },
     strategy::Needs,
-    timeline::Timeline,
-    transport::{Connector, Interrupt, Throttle, Wire},
+    timeline::{DowntimeParts, Timeline, micros},
+    transport::{Connector, Interrupt, Lane, Limit, Throttle, Wire},
     vm::{PausedVm, SourceVm},
 };
 
@@ -34,8 +34,10 @@ const QUICK_REHEARSAL: Duration = Duration::from_millis(1);
 /// The part of a switchover that does not depend on how many pages it moves, as measured.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Fixed {
-    /// Pausing and saving the state, in a rehearsal.
-    pub pause_and_save: Duration,
+    /// Pausing, in a rehearsal.
+    pub pause: Duration,
+    /// Saving the state, in the same rehearsal.
+    pub save_state: Duration,
     /// Loading that state at the destination.
     pub load: Duration,
     /// A small message there and back.
@@ -45,12 +47,25 @@ pub(crate) struct Fixed {
 impl Fixed {
     /// One way for pages and state, back with *loaded*, and there with *start*.
     pub fn total(&self) -> Duration {
-        self.pause_and_save + self.load + self.travel()
+        self.pause + self.save_state + self.load + self.travel()
     }
 
     /// What of it is the way there and back.
     pub fn travel(&self) -> Duration {
         self.round_trip * 3 / 2
+    }
+
+    /// As parts of a downtime in which the pages take `pages`.
+    pub fn parts(&self, pages: Duration) -> DowntimeParts {
+        DowntimeParts {
+            pause: micros(self.pause),
+            save_state: micros(self.save_state),
+            final_pages: micros(pages),
+            transfer: micros(self.round_trip),
+            verify: 0,
+            load: micros(self.load),
+            start: micros(self.round_trip / 2),
+        }
     }
 }
 
@@ -67,14 +82,20 @@ impl<'vm> Migration<'vm> {
         let (patience, peer_timeout) = (options.answer_timeout, options.peer_timeout);
         let links = Links { connector, interrupt, migration: new_id()?, patience, peer_timeout };
         let mut control = Control::new(links.open(Role::Control)?);
+        progress.begin(Phase::Preparing, 0);
         let pages = vm.pages();
-        let (rehearsal, pause_and_save) = rehearse(vm)?;
-        let load = offer(&mut control, vm, needs, options, rehearsal)?;
-        let throttle = options.max_bandwidth.map(|rate| (Throttle::new(rate), interrupt.clone()));
-        let mut bulk = PageStream::new(links.open(Role::Bulk)?, throttle);
+        let Rehearsal { state, pause, save_state } = rehearse(vm)?;
+        let load = offer(&mut control, vm, needs, options, state)?;
+        let throttle = options.max_bandwidth.map(|rate| Arc::new(Throttle::new(rate)));
+        let limit =
+            |lane| throttle.clone().map(|throttle| Limit { throttle, lane, interrupt: interrupt.clone() });
+        let mut bulk = PageStream::new(links.open(Role::Bulk)?, limit(Lane::Bulk));
         bulk.wire().set_patience(Some(BULK_PATIENCE));
         let server = match needs.missing_pages {
-            true => Some(PageServer::spawn(links.open(Role::Urgent)?, pages.clone()).map_err(send)?),
+            true => {
+                let urgent = PageStream::new(links.open(Role::Urgent)?, limit(Lane::Urgent));
+                Some(PageServer::spawn(urgent, pages.clone(), progress.clone()).map_err(send)?)
+            }
             false => None,
         };
         let carrier = match vm.network() {
@@ -86,17 +107,19 @@ impl<'vm> Migration<'vm> {
             None => None,
         };
         control.wire().set_patience(Some(patience));
-        let fixed = Fixed { pause_and_save, load, round_trip: probe(&mut control)? };
+        let fixed = Fixed { pause, save_state, load, round_trip: probe(&mut control)? };
         timeline.ready = Some(Instant::now());
         Ok(Migration {
             page_count: pages.page_count(),
+            looked_at: PageSet::empty(pages.page_count()),
+            log_emptied: Instant::now(),
+            known: None,
             vm,
             pages,
             control,
             bulk,
             server,
             carrier,
-            served: Sent::default(),
             options: options.clone(),
             progress: progress.clone(),
             timeline,
@@ -149,23 +172,39 @@ fn new_id() -> Result<MigrationId, MigrateError> {
 /// Pauses, saves the state and lets the guest run on: a gap of a fraction of a millisecond, before
 /// anything depends on it. Where the host was busy with something else it is done again, for a
 /// stray delay must not count as what a switchover takes.
-fn rehearse(vm: &mut dyn SourceVm) -> Result<(Vec<u8>, Duration), MigrateError> {
-    let mut quickest: Option<(Vec<u8>, Duration)> = None;
+fn rehearse(vm: &mut dyn SourceVm) -> Result<Rehearsal, MigrateError> {
+    let mut quickest: Option<Rehearsal> = None;
     for _ in 0..REHEARSALS {
         let begin = Instant::now();
-        let mut paused = PausedVm::pause(vm)?;
-        let state = paused.save_state()?;
+        let mut paused_vm = PausedVm::pause(vm)?;
+        let pause = begin.elapsed();
+        let state = paused_vm.save_state()?;
+        let save_state = begin.elapsed() - pause;
         // A guest that could not be resumed is not moved, but said to be paused.
-        paused.resume()?;
-        let took = begin.elapsed();
-        if quickest.as_ref().is_none_or(|(_, best)| took < *best) {
-            quickest = Some((state, took));
+        paused_vm.resume()?;
+        let this = Rehearsal { state, pause, save_state };
+        let took = this.took();
+        if quickest.as_ref().is_none_or(|best| took < best.took()) {
+            quickest = Some(this);
         }
         if took < QUICK_REHEARSAL {
             break;
         }
     }
     Ok(quickest.expect("at least one rehearsal"))
+}
+
+/// A state that was saved, and what that took.
+struct Rehearsal {
+    state: Vec<u8>,
+    pause: Duration,
+    save_state: Duration,
+}
+
+impl Rehearsal {
+    fn took(&self) -> Duration {
+        self.pause + self.save_state
+    }
 }
 
 /// Offers the VM. Returns how long loading its state took.

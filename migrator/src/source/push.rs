@@ -16,16 +16,15 @@ use std::{
         mpsc::{Sender, channel},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use super::{MigrateError, Migration};
 use crate::{
     pages::{Claims, GuestPages, PageRun, PageSet, PageSink, PageStream, Sent},
-    progress::Phase,
+    progress::{Phase, Progress},
     protocol::{Frame, FrameKind, MAX_FRAME_PAGES, Missing},
     ready::spawn_ready,
-    timeline::Round,
     transport::{Pace, Wire},
     urgent::{Priority, set_priority},
 };
@@ -85,11 +84,15 @@ pub(crate) struct PageServer {
 
 impl PageServer {
     /// Makes it ready. No request is answered before the guest stands still.
-    pub fn spawn(wire: Box<dyn Wire>, pages: Arc<dyn GuestPages>) -> io::Result<PageServer> {
+    pub fn spawn(
+        stream: PageStream,
+        pages: Arc<dyn GuestPages>,
+        progress: Arc<Progress>,
+    ) -> io::Result<PageServer> {
         let (begin, wait) = channel::<Arc<Shared>>();
         let prepare = move || {
             set_priority(Priority::Foremost);
-            Answers::new(wire, pages)
+            Answers::new(stream, pages, progress)
         };
         let serve = move |answers: Answers| match wait.recv() {
             Ok(shared) => answers.give(&shared),
@@ -110,16 +113,18 @@ pub(super) struct Answers {
     stream: PageStream,
     sink: PageSink,
     pages: Arc<dyn GuestPages>,
+    progress: Arc<Progress>,
 }
 
 impl Answers {
-    pub fn new(wire: Box<dyn Wire>, pages: Arc<dyn GuestPages>) -> Answers {
-        Answers { stream: PageStream::new(wire, None), sink: PageSink::new(pages.page_count()), pages }
+    pub fn new(stream: PageStream, pages: Arc<dyn GuestPages>, progress: Arc<Progress>) -> Answers {
+        Answers { stream, sink: PageSink::new(pages.page_count()), pages, progress }
     }
 
     /// Answers until the link ends.
     pub fn give(mut self, shared: &Shared) -> Sent {
         // A cancel comes too late now.
+        self.stream.ignore_interrupt();
         self.stream.wire().outlast();
         loop {
             let request = self.sink.receive_frame(self.stream.wire()).map_err(drop);
@@ -139,28 +144,36 @@ impl Answers {
         let is_page = |run: &PageRun| run.count == 1;
         let requested =
             || request.segments.iter().map(|(_, run)| run).filter(|run| is_page(run)).map(|run| run.first);
-        let mut send = |runs: &[PageRun]| {
+        let claim = |run| std::iter::from_fn(|| shared.claims.claim_within(run)).map(|run| run.count).sum();
+        // `claimed` pages of them were not sent before, nor are they by the push.
+        let Answers { stream, pages, progress, .. } = self;
+        let send = |stream: &mut PageStream, runs: &[PageRun], claimed: u64| -> io::Result<()> {
             let runs = runs.iter().copied();
-            self.stream.send(&*self.pages, runs, None, FrameKind::FrozenPages, |_| ())
+            let sent = stream.send(&**pages, runs, None, FrameKind::FrozenPages, |_| ())?;
+            progress.served(sent, claimed);
+            Ok(())
         };
         for &(_, run) in request.segments.iter().filter(|(_, run)| !is_page(run)) {
-            while shared.claims.claim_within(run).is_some() {}
-            send(&[run])?;
+            send(stream, &[run], claim(run))?;
         }
         // A page that the push has claimed is on its way, but behind others.
         for page in requested() {
-            shared.claims.claim_within(PageRun::one(page));
+            let claimed = claim(PageRun::one(page));
             shared.unanswered.claim_within(PageRun::one(page));
-            send(&[PageRun::one(page)])?;
+            send(stream, &[PageRun::one(page)], claimed)?;
             shared.hint.store(page, Ordering::Relaxed);
         }
         // In frames of their own: the vCPU runs on while they are on their way.
         for page in requested() {
+            // Nobody waits for them yet: where the limit leaves no room, the push brings them next.
+            if !stream.has_room() {
+                break;
+            }
             let first = page / NEIGHBOURHOOD_PAGES * NEIGHBOURHOOD_PAGES;
             let neighbourhood = PageRun::new(first, NEIGHBOURHOOD_PAGES);
-            while shared.claims.claim_within(neighbourhood).is_some() {}
+            let claimed = claim(neighbourhood);
             let neighbours = std::iter::from_fn(|| shared.unanswered.claim_within(neighbourhood));
-            send(&neighbours.collect::<Vec<_>>())?;
+            send(stream, &neighbours.collect::<Vec<_>>(), claimed)?;
         }
         Ok(())
     }
@@ -195,10 +208,10 @@ impl Migration<'_> {
         set_priority(Priority::Push);
         self.bulk.wire().set_pace(Pace::Considerate);
         let shared = missing.0;
-        self.progress.update(|now| (now.phase, now.pages_left) = (Phase::Push, shared.claims.remaining()));
+        self.progress.begin(Phase::Push, shared.claims.remaining());
         let absent = self.pages.absent();
-        let progress = |pages| self.progress.sent(pages);
-        let mut sent = Sent::default();
+        let progress = |sent| self.progress.sent(sent);
+        let before = self.bulk.sent();
         let mut block = 0;
         let mut pushed = Ok(());
         // A control link that is lost says nothing, and the guest needs its pages all the same.
@@ -209,18 +222,16 @@ impl Migration<'_> {
                 break;
             };
             let frozen = FrameKind::FrozenPages;
-            pushed = self
-                .bulk
-                .send(&*self.pages, claimed, Some(&absent), frozen, progress)
-                .map(|in_block| sent.add(in_block));
+            pushed = self.bulk.send(&*self.pages, claimed, Some(&absent), frozen, progress).map(drop);
         }
         if let Err(error) = pushed {
             tracing::warn!(%error, "the bulk link is lost: what is missing goes over the urgent link");
         }
-        let before =
-            self.timeline.push.map_or((Sent::default(), Duration::ZERO), |push| (push.sent, push.duration));
-        sent.add(before.0);
-        self.timeline.push = Some(Round { sent, duration: before.1 + begin.elapsed(), dirtied: 0 });
+        // One that broke off is recorded, too: its bytes were sent.
+        let mut round = self.timeline.push.unwrap_or_default();
+        round.sent.add(self.bulk.sent().since(before));
+        round.duration += begin.elapsed();
+        self.timeline.push = Some(round);
     }
 
     /// Pushes again what did not come.
@@ -229,5 +240,44 @@ impl Migration<'_> {
         missing.put_into(&mut pages).ok_or(MigrateError::Unexpected { said: "pages the guest has not" })?;
         self.push(MissingAtSource(Arc::new(Shared::new(&pages))));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        pages::Encoding,
+        sim::{SimVm, SimWorkload},
+        transport::{Acceptor, Connector, Interrupt, Lane, Limit, Throttle, memory},
+        vm::SourceVm,
+    };
+
+    /// What is sent in answer to a request counts against `--max-bandwidth`, and pages that nobody waits for are left to
+    /// the push where there is no room.
+    #[test]
+    fn max_bandwidth_counts_requested_pages() {
+        let workload = SimWorkload { seed: 1, working_set: 8, rate: None, zero_one_in: 0, network: false };
+        let vm = SimVm::boot("vm", 64, workload).expect("memory");
+        let interrupt = Interrupt::default();
+        let (connector, mut acceptor) = memory::pair();
+        let wire = connector.connect(&interrupt).expect("a link");
+        let _other = acceptor.accept(&interrupt, None).expect("a link");
+        let throttle = Arc::new(Throttle::new(8));
+        let limit = Limit { throttle: throttle.clone(), lane: Lane::Urgent, interrupt };
+        let progress = Arc::<Progress>::default();
+        let stream = PageStream::new(wire, Some(limit));
+        let mut answers = Answers::new(stream, vm.pages(), progress.clone());
+        let shared = Shared::new(&PageSet::all(64));
+        let segments = vec![(Encoding::Raw, PageRun::one(20))];
+        let request = Frame { kind: FrameKind::Request, stage: 0, segments, data_pages: 0 };
+        answers.answer(&request, &shared).expect("room in the socket");
+        let sent = progress.urgent();
+        assert_eq!((sent.pages, shared.claims.remaining()), (1, 63));
+        // At a byte a second.
+        let waits = throttle.admit(Lane::Bulk, 1, Instant::now()).unwrap_err();
+        assert!(waits > Duration::from_secs(3600), "{waits:?} after {} bytes", sent.bytes);
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     progress::Phase,
     protocol::{Along, FrameKind, FromDestination, FromSource, MAX_PAGES_ALONG, Missing, StateMessage},
     source::{Carrying, Control, Duty, MigrateError, Migration, MissingAtSource, send},
-    timeline::Switchover,
+    timeline::{Round, Switchover},
     transport::Pace,
     urgent::{Priority, set_priority},
     vm::PausedVm,
@@ -109,14 +109,16 @@ fn take_along<'a>(
 impl Migration<'_> {
     /// Moves the guest: `now` is in place when it starts at the destination, `missing` follows.
     pub(crate) fn switchover(&mut self, now: Portion, missing: Portion) -> Result<Handover, MigrateError> {
-        self.progress.update(|progress| progress.phase = Phase::Switchover);
         set_priority(Priority::Urgent);
         self.bulk.wire().set_pace(Pace::Hasty);
         self.vm.before_pause()?;
         let asks_absent = matches!(now, Portion::Everything);
         let (now, missing) = (now.begin(self.page_count), missing.begin(self.page_count));
+        self.progress.begin(Phase::Switchover, now.pages.len());
         let mut at_source = MissingAtSource::with_room_for(&missing.pages);
+        let sent_before = self.bulk.sent();
         let begin = Instant::now();
+        self.timeline.pausing = Some(begin);
         let mut paused_vm = PausedVm::pause(&mut *self.vm)?;
         let paused = Instant::now();
         // Declared after the guest, so dropped before it runs on.
@@ -127,10 +129,16 @@ impl Migration<'_> {
         let now = now.settle(&mut paused_vm)?;
         let mut missing = missing.settle(&mut paused_vm)?;
         let absent = asks_absent.then(|| self.pages.absent());
-        let progress = |pages| self.progress.sent(pages);
-        self.bulk
-            .send(&*self.pages, now.runs(), absent.as_ref(), FrameKind::FrozenPages, progress)
-            .map_err(send)?;
+        let progress = |sent| self.progress.sent(sent);
+        let frozen = FrameKind::FrozenPages;
+        let result = self.bulk.send(&*self.pages, now.runs(), absent.as_ref(), frozen, progress);
+        self.timeline.final_pages = Some(Round {
+            sent: self.bulk.sent().since(sent_before),
+            duration: saved.elapsed(),
+            dirtied: 0,
+            look: None,
+        });
+        result.map_err(send)?;
         self.bulk.end_stage(NOW_STAGE).map_err(send)?;
         let pages_sent = Instant::now();
 

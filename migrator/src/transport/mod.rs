@@ -26,7 +26,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub use address::{Address, AddressError, DEFAULT_PORT};
 pub use fd::FdWire;
-pub use throttle::Throttle;
+pub use throttle::{Lane, Limit, Throttle};
 
 use crate::pages::RunBytes;
 

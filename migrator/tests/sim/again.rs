@@ -106,7 +106,8 @@ fn a_guest_that_writes_faster_than_the_link_is_given_up_and_runs_on() {
     attempt.options.downtime_limit = Duration::from_millis(2);
     let tried = attempt.run(&mut source);
     let error = tried.report.error.clone().unwrap_or_default();
-    assert!(error.contains("pre-copy does not converge"), "{error}");
+    assert!(error.contains("pre-copy does not converge") && error.contains("at least"), "{error}");
+    assert!(error.contains("post-copy would take about") && !error.contains("--max-rounds"), "{error}");
     tried.assert_one_guest(source, "not converging");
 }
 
@@ -121,6 +122,44 @@ fn entry_26_a_limit_below_the_fixed_part_is_refused_before_anything_moves() {
     assert!(error.contains("cannot be kept"), "{error}");
     assert_eq!(tried.report.moved.rounds.len(), 0, "nothing was sent");
     tried.assert_one_guest(source, "refused");
+}
+
+/// A guest that writes a few pages over and over is seen to, and what a look takes out of the log is sent again.
+#[test]
+fn a_look_at_the_log_within_a_round_tells_the_rate_and_loses_no_page() {
+    let saw = (0..10).filter(|&seed| {
+        let workload = SimWorkload { working_set: 50, rate: Some(20_000.0), ..workload(seed) };
+        let mut source = SimVm::boot("sim", PAGES, workload).expect("memory");
+        let mut attempt = Try::new(Strategy::PreCopy);
+        attempt.options.max_bandwidth = Some(400_000_000);
+        attempt.options.verify = Verify::BeforeStart;
+        attempt.options.downtime_limit = Duration::from_millis(500);
+        let tried = attempt.run(&mut source);
+        assert_eq!(tried.report.outcome, Outcome::Completed, "{seed}: {:?}", tried.report.error);
+        let first = tried.report.moved.rounds[0];
+        let distinct = first.dirtied_pages as f64 / (first.duration_us as f64 / 1e6);
+        tried.assert_one_guest(source, &format!("seed {seed}")).expect("it arrived");
+        first.dirty_pages_per_second_at_least as f64 > 1.5 * distinct
+    });
+    assert!(saw.count() > 0, "no round was long enough for a look, or none saw more");
+}
+
+#[test]
+fn a_timeout_says_what_was_known_by_then() {
+    let workload = SimWorkload { working_set: 400, rate: Some(10_000.0), ..workload(5) };
+    let mut source = SimVm::boot("sim", PAGES, workload).expect("memory");
+    let mut attempt = Try::new(Strategy::PreCopy);
+    attempt.options.max_bandwidth = Some(100_000_000);
+    attempt.options.downtime_limit = Duration::from_millis(20);
+    attempt.options.timeout = Some(Duration::from_millis(300));
+    let tried = attempt.run(&mut source);
+    let error = tried.report.error.clone().unwrap_or_default();
+    // Round 0 takes a quarter of a second: a busy host may not get through it, or further.
+    if !tried.report.moved.rounds.is_empty() && error.contains("--timeout allows: ") {
+        assert!(error.contains("the guest dirties at least"), "{error}");
+    }
+    assert!(error.contains("--timeout") || error.contains("does not converge"), "{error}");
+    tried.assert_one_guest(source, "timed out");
 }
 
 /// Cancels a slow migration as soon as it is in `phase`, and moves the guest afterwards.
@@ -154,6 +193,21 @@ fn cancel_in(phase: Phase, strategy: Strategy) {
 fn a_cancel_during_the_rounds_or_the_switchover_leaves_the_guest_running() {
     cancel_in(Phase::Rounds, Strategy::PreCopy);
     cancel_in(Phase::Switchover, Strategy::StopAndCopy);
+}
+
+#[test]
+fn a_cancel_during_setup_is_reported_as_cancelled_with_its_time() {
+    for strategy in Strategy::ALL {
+        let mut source = boot(6);
+        let attempt = Try::new(strategy);
+        attempt.interrupt.raise();
+        let tried = attempt.run(&mut source);
+        let report = tried.report.clone();
+        assert_eq!(report.outcome, Outcome::Cancelled, "{strategy}: {:?}", report.error);
+        assert!(report.total_us > 0 && report.phases_us.setup == report.total_us, "{strategy}");
+        assert_eq!(report.moved.setup_us, report.total_us, "{strategy}");
+        tried.assert_one_guest(source, "cancelled in setup").expect("it stayed");
+    }
 }
 
 #[test]

@@ -7,5 +7,6 @@ mod one_guest;
 mod paused;
 mod seeds;
 mod strangers;
+mod sums;
 mod trickles;
 mod vanished;
