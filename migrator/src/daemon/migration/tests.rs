@@ -72,7 +72,7 @@ fn entry_5_a_process_that_another_host_depends_on_is_ended_by_force_alone() {
     let daemon = daemon();
     let progress = Arc::<Progress>::default();
     let _given = daemon.give_to_engine(&Interrupt::default(), &progress, "tcp://there:1").unwrap();
-    progress.update(|now| (now.phase, now.pages_left) = (Phase::Push, 12_345));
+    progress.begin(Phase::Push, 12_345);
     for refused in [daemon.stop(false), daemon.stop(false), daemon.cancel()] {
         let words = refused.unwrap_err().to_string();
         assert!(words.starts_with("too late: vm runs at tcp://there:1; 12345 pages to go"), "{words}");
