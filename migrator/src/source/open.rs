@@ -10,7 +10,7 @@ use std::{
 use super::{Control, Duty, MigrateError, Migration, carry::Carrier, push::PageServer, send};
 use crate::{
     options::{Options, Verify},
-    pages::{PageStream, Sent},
+    pages::{GuestPages, PageStream, Sent},
     progress::Progress,
     protocol::{
         ControlLink, FromDestination, FromSource, GREETING_BYTES, Greeting, MigrationId, Offer, Role,
@@ -63,27 +63,16 @@ impl<'vm> Migration<'vm> {
     ) -> Result<Migration<'vm>, MigrateError> {
         let links = Links { connector, interrupt, migration: new_id()? };
         let mut control = Control::new(links.open(Role::Control)?);
-        let pages = vm.pages();
-        let (rehearsal, pause_and_save) = rehearse(vm)?;
-        let load = offer(&mut control, vm, needs, options, rehearsal)?;
-        let throttle = options.max_bandwidth.map(|rate| (Throttle::new(rate), interrupt.clone()));
-        let mut bulk = PageStream::new(links.open(Role::Bulk)?, throttle);
-        bulk.wire().set_patience(Some(BULK_PATIENCE));
-        let server = match needs.missing_pages {
-            true => Some(PageServer::spawn(links.open(Role::Urgent)?, pages.clone()).map_err(send)?),
-            false => None,
-        };
-        let carrier = match vm.network() {
-            Some(network) => {
-                let mut wire = links.open(Role::Network)?;
-                wire.set_patience(Some(FRAME_PATIENCE));
-                Some(Carrier::spawn(wire, network).map_err(send)?)
+        let ready = match make_ready(vm, &links, &mut control, needs, options) {
+            Ok(ready) => ready,
+            Err(error) => {
+                let error = error.by(interrupt);
+                super::say_abort(&mut control, &error);
+                return Err(error);
             }
-            None => None,
         };
-        control.wire().set_patience(Some(ANSWER_PATIENCE));
-        let fixed = Fixed { pause_and_save, load, round_trip: probe(&mut control)? };
         timeline.ready = Some(Instant::now());
+        let Ready { pages, bulk, server, carrier, fixed } = ready;
         Ok(Migration {
             page_count: pages.page_count(),
             vm,
@@ -100,6 +89,47 @@ impl<'vm> Migration<'vm> {
             duty: Duty::Source,
         })
     }
+}
+
+/// What a migration has before its first page moves.
+struct Ready {
+    pages: Arc<dyn GuestPages>,
+    bulk: PageStream,
+    server: Option<PageServer>,
+    carrier: Option<Carrier>,
+    fixed: Fixed,
+}
+
+/// Offers the VM and opens the other links.
+fn make_ready(
+    vm: &mut dyn SourceVm,
+    links: &Links<'_>,
+    control: &mut Control,
+    needs: Needs,
+    options: &Options,
+) -> Result<Ready, MigrateError> {
+    let interrupt = links.interrupt;
+    let pages = vm.pages();
+    let (rehearsal, pause_and_save) = rehearse(vm)?;
+    let load = offer(control, vm, needs, options, rehearsal)?;
+    let throttle = options.max_bandwidth.map(|rate| (Throttle::new(rate), interrupt.clone()));
+    let mut bulk = PageStream::new(links.open(Role::Bulk)?, throttle);
+    bulk.wire().set_patience(Some(BULK_PATIENCE));
+    let server = match needs.missing_pages {
+        true => Some(PageServer::spawn(links.open(Role::Urgent)?, pages.clone()).map_err(send)?),
+        false => None,
+    };
+    let carrier = match vm.network() {
+        Some(network) => {
+            let mut wire = links.open(Role::Network)?;
+            wire.set_patience(Some(FRAME_PATIENCE));
+            Some(Carrier::spawn(wire, network).map_err(send)?)
+        }
+        None => None,
+    };
+    control.wire().set_patience(Some(ANSWER_PATIENCE));
+    let fixed = Fixed { pause_and_save, load, round_trip: probe(control)? };
+    Ok(Ready { pages, bulk, server, carrier, fixed })
 }
 
 pub(super) struct Links<'a> {

@@ -73,6 +73,9 @@ pub trait Wire: Send {
     /// How long nothing may move before a wait fails; `None` waits as long as the link lives.
     fn set_patience(&mut self, patience: Option<Duration>);
 
+    /// From here on this interrupt ends waits, and no longer the one that the link was made with.
+    fn set_interrupt(&mut self, interrupt: &Interrupt);
+
     /// From here on the interrupt means nothing to this link: what is sent now must arrive.
     fn ignore_interrupt(&mut self);
 

@@ -6,3 +6,4 @@ mod one_guest;
 mod paused;
 mod seeds;
 mod strangers;
+mod waiting;
