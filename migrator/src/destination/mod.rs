@@ -325,6 +325,11 @@ impl<V: DestinationVm> Prepared<V> {
         if let Err(error) = control.send(&complete) {
             tracing::warn!(error = in_words(&error), "the source did not hear that it is free of duty");
         }
+        // Nothing of the migration is left when the VM is handed out.
+        self.bulk.finish();
+        if let Some(injector) = self.injector {
+            injector.finish();
+        }
         Ok(Arrival { vm: self.vm, description: self.offer.vm, faults: statistics })
     }
 }

@@ -195,7 +195,7 @@ impl Caller {
 impl State {
     /// Nobody comes any more, and nobody is being greeted.
     fn check_open(&mut self) -> io::Result<()> {
-        match self.callers.is_empty().then(|| self.failed.as_ref()).flatten() {
+        match self.failed.as_ref().filter(|_| self.callers.is_empty()) {
             Some(error) => Err(io::Error::new(error.kind(), error.to_string())),
             None => Ok(()),
         }

@@ -4,6 +4,7 @@
 //! [`tcp`] is the pattern. Nothing above this folder knows what it runs over.
 
 mod fd;
+mod hang_up;
 pub mod memory;
 pub mod tcp;
 mod throttle;
@@ -20,6 +21,7 @@ use std::{
 };
 
 pub use fd::FdWire;
+pub(crate) use hang_up::HangUp;
 pub use throttle::Throttle;
 
 use crate::pages::RunBytes;
