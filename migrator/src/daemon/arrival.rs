@@ -4,7 +4,7 @@ use std::{sync::Arc, thread, time::Duration};
 
 use super::{Daemon, End, Facts, Place, Standing};
 use crate::{
-    destination::{EndNotice, ReceiveError, receive},
+    destination::{EndNotice, ReceiveError, Reception, receive_at},
     machine::{Handles, Host, HostShare, Machine},
     pages::PAGE_SIZE,
     report::in_words,
@@ -33,8 +33,21 @@ pub fn receive_one(
     interrupt: &Interrupt,
     user: &mut dyn Receiver,
 ) {
+    Reception::open(&mut *acceptor, interrupt, |reception| {
+        receive_until_one_came(daemon, reception, share, once, interrupt, user);
+    });
+}
+
+fn receive_until_one_came(
+    daemon: &Arc<Daemon>,
+    reception: &Reception<'_>,
+    share: &HostShare,
+    once: bool,
+    interrupt: &Interrupt,
+    user: &mut dyn Receiver,
+) {
     loop {
-        let result = daemon.receive(&mut *acceptor, share, interrupt, user);
+        let result = daemon.receive(reception, share, interrupt, user);
         let words = match result {
             Ok(()) => return,
             Err(_) if interrupt.is_raised() => return daemon.finish(End::Stopped),
@@ -52,7 +65,7 @@ pub fn receive_one(
 impl Daemon {
     fn receive(
         self: &Arc<Self>,
-        acceptor: &mut dyn Acceptor,
+        reception: &Reception<'_>,
         share: &HostShare,
         interrupt: &Interrupt,
         user: &mut dyn Receiver,
@@ -67,7 +80,7 @@ impl Daemon {
             });
             user.is_here(&vm.name, vm.paused);
         };
-        match receive(&mut host, acceptor, interrupt, started) {
+        match receive_at(reception, &mut host, interrupt, started) {
             Ok(arrival) => {
                 self.here(arrival.vm, Standing::on_arrival(&arrival.description));
                 Ok(())

@@ -7,6 +7,8 @@ use std::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
+    thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -18,18 +20,23 @@ use crate::{
     protocol::{FrameKind, MAX_FRAME_PAGES},
     ready::spawn_ready,
     report::in_words,
-    transport::{Interrupt, Pace, Wire},
+    transport::{HangUp, Interrupt, Pace, Wire},
     urgent::{Priority, set_priority},
     vm::MissingPages,
 };
+
+/// How long a source may take to end its push when all pages are here.
+const LAST_WORD_LIMIT: Duration = Duration::from_secs(5);
 
 type Installer = (Arc<Arrivals>, Arc<dyn MissingPages>);
 
 /// A bulk link being received.
 pub(super) struct BulkReceiver {
     stage: Receiver<Option<Digest>>,
-    install: Sender<Installer>,
+    install: Option<Sender<Installer>>,
     error: Arc<Mutex<Option<SinkError>>>,
+    link: Option<HangUp>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl BulkReceiver {
@@ -40,6 +47,8 @@ impl BulkReceiver {
         keep_digest: bool,
         halt: &Interrupt,
     ) -> io::Result<BulkReceiver> {
+        let link = HangUp::of(&*wire)?;
+        let ends = link.clone();
         let (stage_sender, stage) = channel();
         let (install, installer) = channel();
         let error: Arc<Mutex<Option<SinkError>>> = Arc::default();
@@ -48,13 +57,14 @@ impl BulkReceiver {
         let page_count = pages.page_count();
         let receive = move |sink| {
             set_priority(Priority::Rounds);
+            let _ends = ends;
             if let Err(error) = run(wire, sink, &*pages, keep_digest, &stage_sender, &installer) {
                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 halt.raise();
             }
         };
-        spawn_ready("bulk-receiver", move || PageSink::new(page_count), receive)?;
-        Ok(BulkReceiver { stage, install, error })
+        let thread = spawn_ready("bulk-receiver", move || PageSink::new(page_count), receive)?;
+        Ok(BulkReceiver { stage, install: Some(install), error, link: Some(link), thread: Some(thread) })
     }
 
     /// Waits until all that must be there before the start is there. Returns its digest, if kept.
@@ -74,12 +84,34 @@ impl BulkReceiver {
     /// What comes from here on are missing pages.
     pub fn begin_installing(&self, arrivals: &Arc<Arrivals>, missing: &Arc<dyn MissingPages>) {
         // If the thread is gone it has failed, and its error says why.
-        self.install.send((arrivals.clone(), missing.clone())).ok();
+        if let Some(install) = &self.install {
+            install.send((arrivals.clone(), missing.clone())).ok();
+        }
+    }
+
+    /// All pages are there: waits for the source's last word on this link.
+    pub fn finish(mut self) {
+        drop(self.install.take());
+        let limit = Instant::now() + LAST_WORD_LIMIT;
+        // The thread has the other end.
+        while let Ok(_) | Err(RecvTimeoutError::Timeout) = self.stage.recv_timeout(TICK)
+            && Instant::now() < limit
+        {}
     }
 
     /// What went wrong, if anything has.
     pub fn take_error(&self) -> Option<SinkError> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Drop for BulkReceiver {
+    fn drop(&mut self) {
+        drop((self.install.take(), self.link.take()));
+        if let Some(thread) = self.thread.take() {
+            // If it panicked it has said so.
+            thread.join().ok();
+        }
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
     protocol::{FaultStatistics, Frame, FrameKind, FrameWriter, MAX_FRAME_PAGES, MAX_FRAME_RUNS, Segment},
     ready::spawn_ready,
     report::in_words,
-    transport::Wire,
+    transport::{HangUp, Wire},
     urgent::{Priority, set_priority},
     vm::MissingPages,
 };
@@ -34,9 +34,10 @@ use crate::{
 /// Serves page faults, from the moment it is told what is missing.
 pub(super) struct FaultServer {
     missing: Arc<dyn MissingPages>,
-    begin: Sender<Arc<Arrivals>>,
+    begin: Option<Sender<Arc<Arrivals>>>,
     stop: Arc<OwnedFd>,
-    thread: JoinHandle<Result<FaultStatistics, SinkError>>,
+    link: Option<HangUp>,
+    thread: Option<JoinHandle<Result<FaultStatistics, SinkError>>>,
 }
 
 impl FaultServer {
@@ -46,6 +47,8 @@ impl FaultServer {
         missing: Arc<dyn MissingPages>,
         page_count: u64,
     ) -> io::Result<FaultServer> {
+        let link = HangUp::of(&*wire)?;
+        let ends = link.clone();
         let (begin, wait) = channel();
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let (stopped, serves) = (stop.clone(), missing.clone());
@@ -53,15 +56,21 @@ impl FaultServer {
             set_priority(Priority::Foremost);
             Server::new(wire, serves, page_count)
         };
-        let serve = move |server: Server| server.run(&wait, &stopped);
+        let serve = move |server: Server| {
+            let _ends = ends;
+            server.run(&wait, &stopped)
+        };
         let thread = spawn_ready("fault-server", prepare, serve)?;
-        Ok(FaultServer { missing, begin, stop, thread })
+        let (begin, link, thread) = (Some(begin), Some(link), Some(thread));
+        Ok(FaultServer { missing, begin, stop, link, thread })
     }
 
     /// Faults are served from here on.
     pub fn begin(&self, arrivals: &Arc<Arrivals>) {
         // If the thread is gone, it has panicked, and joining it says so.
-        self.begin.send(arrivals.clone()).ok();
+        if let Some(begin) = &self.begin {
+            begin.send(arrivals.clone()).ok();
+        }
     }
 
     /// The pages it watches.
@@ -70,10 +79,29 @@ impl FaultServer {
     }
 
     /// Ends it. Whoever touches a missing page from here on goes on waiting.
-    pub fn finish(self) -> Result<FaultStatistics, SinkError> {
-        drop(self.begin);
-        rustix::io::write(&*self.stop, &1u64.to_ne_bytes()).map_err(io::Error::from)?;
-        self.thread.join().map_err(|_| io::Error::other("the fault thread panicked"))?
+    pub fn finish(mut self) -> Result<FaultStatistics, SinkError> {
+        self.stop()?;
+        let Some(thread) = self.thread.take() else { return Ok(FaultStatistics::default()) };
+        thread.join().map_err(|_| io::Error::other("the fault thread panicked"))?
+    }
+
+    fn stop(&mut self) -> io::Result<()> {
+        drop(self.begin.take());
+        rustix::io::write(&*self.stop, &1u64.to_ne_bytes())?;
+        Ok(())
+    }
+}
+
+impl Drop for FaultServer {
+    fn drop(&mut self) {
+        let stopped = self.stop();
+        drop(self.link.take());
+        if let Some(thread) = self.thread.take()
+            && stopped.is_ok()
+        {
+            // Nobody asks any more how it went.
+            drop(thread.join());
+        }
     }
 }
 

@@ -1,37 +1,71 @@
 //! The guest's network at the destination: frames that were carried over reach the guest first, and the network is
 //! told where the guest is now.
 
-use std::{io, sync::Arc, thread::Builder};
+use std::{
+    io,
+    sync::{
+        Arc,
+        mpsc::{Receiver, channel},
+    },
+    thread::{Builder, JoinHandle},
+    time::Duration,
+};
 
 use crate::{
     protocol::{MAX_NETWORK_FRAME_BYTES, NETWORK_HEADER_BYTES, NetworkHeader},
     report::in_words,
-    transport::Wire,
+    transport::{HangUp, Wire},
     urgent::{Priority, set_priority},
     vm::{Announcer, Network},
 };
 
-/// Takes in what is carried over, and announces the guest. Its thread ends by itself, with the link.
+/// How long a source may take to carry over what comes for a guest that has left it.
+const LAST_FRAME_LIMIT: Duration = Duration::from_secs(5);
+
+/// Takes in what is carried over, and announces the guest. Its thread ends with the link, or with this.
 pub(super) struct Injector {
     announcer: Announcer,
+    link: Option<HangUp>,
+    /// Its other end is the thread's.
+    ended: Receiver<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Injector {
     /// Begins to take frames in. They wait in the machine until the guest runs.
     pub fn spawn(wire: Box<dyn Wire>, network: Arc<dyn Network>) -> io::Result<Injector> {
-        let injects = network.clone();
-        Builder::new().name("injector".to_owned()).spawn(move || {
+        let link = HangUp::of(&*wire)?;
+        let (ends, announcer) = (link.clone(), Announcer::spawn(network.clone())?);
+        let (ending, ended) = channel::<()>();
+        let thread = Builder::new().name("injector".to_owned()).spawn(move || {
             set_priority(Priority::Frames);
-            if let Err(error) = inject(wire, &*injects) {
+            let _ends = (ends, ending);
+            if let Err(error) = inject(wire, &*network) {
                 tracing::warn!(error = in_words(&*error), "frames are carried over no more");
             }
         })?;
-        Ok(Injector { announcer: Announcer::spawn(network)? })
+        Ok(Injector { announcer, link: Some(link), ended, thread: Some(thread) })
     }
 
     /// The guest runs here.
     pub fn announce(&self) {
         self.announcer.announce();
+    }
+
+    /// Takes in what still comes, until the source says that it was all.
+    pub fn finish(self) {
+        // Ended or not, this is dropped now.
+        self.ended.recv_timeout(LAST_FRAME_LIMIT).ok();
+    }
+}
+
+impl Drop for Injector {
+    fn drop(&mut self) {
+        drop(self.link.take());
+        if let Some(thread) = self.thread.take() {
+            // If it panicked it has said so.
+            thread.join().ok();
+        }
     }
 }
 

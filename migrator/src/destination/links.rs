@@ -1,21 +1,17 @@
 //! Links as they come in: each says which migration it belongs to and what it is for.
 
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+use std::{os::fd::BorrowedFd, time::Duration};
 
-use super::ReceiveError;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::{
-    protocol::{GREETING_BYTES, Greeting, MigrationId, Offer, Role},
+    protocol::{GREETING_BYTES, Greeting, MigrationId, Role},
     report::in_words,
-    transport::{Acceptor, Interrupt, Wire},
+    transport::Wire,
 };
 
-/// How long a caller may take to say who it is. Others wait behind it, so it is short.
+/// How long a caller may take to say who it is.
 pub(super) const GREETING_PATIENCE: Duration = Duration::from_secs(3);
-/// How long a source may take to open its other links.
-const LINKS_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The links that carry pages.
 pub(super) struct DataLinks {
@@ -24,52 +20,11 @@ pub(super) struct DataLinks {
     pub network: Option<Box<dyn Wire>>,
 }
 
-/// Waits for somebody who wants to migrate. Strangers are answered and forgotten.
-pub(super) fn accept_control<V>(
-    acceptor: &mut dyn Acceptor,
-    halt: &Interrupt,
-) -> Result<(Box<dyn Wire>, MigrationId), ReceiveError<V>> {
-    loop {
-        let wire = acceptor.accept(halt, None).map_err(ReceiveError::Accept)?;
-        if let Some((wire, greeting)) = greet(wire).filter(|(_, greeting)| greeting.role == Role::Control) {
-            return Ok((wire, greeting.migration));
-        }
-    }
-}
-
-/// Waits for the migration's other links.
-pub(super) fn accept_data<V>(
-    acceptor: &mut dyn Acceptor,
-    halt: &Interrupt,
-    migration: MigrationId,
-    offer: &Offer,
-) -> Result<DataLinks, ReceiveError<V>> {
-    let deadline = Instant::now() + LINKS_PATIENCE;
-    let (mut bulk, mut urgent, mut network) = (None, None, None);
-    while bulk.is_none()
-        || (offer.may_miss_pages && urgent.is_none())
-        || (offer.has_network && network.is_none())
-    {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ReceiveError::Accept(io::ErrorKind::TimedOut.into()));
-        }
-        let wire = acceptor.accept(halt, Some(left)).map_err(ReceiveError::Accept)?;
-        match greet(wire) {
-            Some((mut wire, greeting)) if greeting.migration == migration => {
-                wire.set_patience(None);
-                match greeting.role {
-                    Role::Bulk => bulk = Some(wire),
-                    Role::Urgent => urgent = Some(wire),
-                    Role::Network => network = Some(wire),
-                    Role::Control => {}
-                }
-            }
-            _ => {}
-        }
-    }
-    let bulk = bulk.ok_or_else(|| ReceiveError::Accept(io::ErrorKind::NotConnected.into()))?;
-    Ok(DataLinks { bulk, urgent, network })
+/// Whether the peer has ended a link, or is known to be gone. What it said before that can still be received.
+pub(super) fn is_ended(link: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(link, PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Exchanges greetings. Whoever is no Ferry of this version gets an answer that says who we are, and

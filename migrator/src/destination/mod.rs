@@ -20,13 +20,16 @@ pub(crate) mod fuzzing;
 mod inject;
 mod latencies;
 mod links;
+mod reception;
 
 use std::{
+    io,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 pub use error::ReceiveError;
+pub use reception::Reception;
 
 use crate::{
     pages::{Digest, PageSet, RunBytes, SinkError},
@@ -87,12 +90,24 @@ pub fn receive<H: DestinationHost>(
     interrupt: &Interrupt,
     on_start: impl FnOnce(&VmDescription, EndNotice),
 ) -> Result<Arrival<H::Vm>, ReceiveError<H::Vm>> {
+    Reception::open(acceptor, interrupt, |reception| receive_at(reception, host, interrupt, on_start))
+}
+
+/// As [`receive`], where callers are being accepted already.
+///
+/// # Errors
+/// As there. The next one may be waited for at the same reception.
+pub fn receive_at<H: DestinationHost>(
+    reception: &Reception<'_>,
+    host: &mut H,
+    interrupt: &Interrupt,
+    on_start: impl FnOnce(&VmDescription, EndNotice),
+) -> Result<Arrival<H::Vm>, ReceiveError<H::Vm>> {
     // Raised by whichever thread fails first, so that the others stop waiting.
     let halt = interrupt.child(None);
-    let (control, migration) = links::accept_control(acceptor, &halt)?;
-    let mut control = Control::new(control);
-    let result = prepare(host, &mut control).and_then(|(vm, offer)| {
-        let links = links::accept_data(acceptor, &halt, migration, &offer)?;
+    let (visit, mut control, offer) = reception.next(&halt)?;
+    let result = prepare(host, &mut control, &offer, &halt).and_then(|vm| {
+        let links = visit.links(&mut control, &offer, &halt)?;
         Prepared::new(vm, offer, links, &halt)
     });
     let ready = match result {
@@ -102,17 +117,14 @@ pub fn receive<H: DestinationHost>(
     ready.receive(control, on_start)
 }
 
-/// Makes the machine and rehearses the start. What the source must know goes into the error.
+/// Makes the machine and rehearses the start, as long as the source is there. What the source must know goes into the
+/// error.
 fn prepare<H: DestinationHost>(
     host: &mut H,
     control: &mut Control,
-) -> Result<(H::Vm, Offer), ReceiveError<H::Vm>> {
-    control.wire().set_patience(Some(links::GREETING_PATIENCE));
-    let offer = match control.receive()? {
-        FromSource::Offer(offer) => offer,
-        other => return Err(ReceiveError::unexpected(other)),
-    };
-    control.wire().set_patience(None);
+    offer: &Offer,
+    halt: &Interrupt,
+) -> Result<H::Vm, ReceiveError<H::Vm>> {
     let refuse = ReceiveError::Refused;
     if offer.may_miss_pages {
         host.check_missing_pages(&offer.vm).map_err(refuse)?;
@@ -120,6 +132,7 @@ fn prepare<H: DestinationHost>(
     let mut vm = host.create(&offer.vm).map_err(refuse)?;
     let mut load_us = u64::MAX;
     for _ in 0..REHEARSALS {
+        check_wanted(control, halt)?;
         let begin = Instant::now();
         vm.load_state(&offer.rehearsal).map_err(refuse)?;
         load_us = load_us.min(micros(begin.elapsed()));
@@ -127,10 +140,31 @@ fn prepare<H: DestinationHost>(
     // Loading may have written to memory, which is to be all zeros when pages come.
     vm.discard().map_err(refuse)?;
     if offer.populate {
-        at_priority(Priority::Preparation, || vm.populate()).map_err(refuse)?;
+        let link = control.wire().as_fd();
+        let is_wanted = || !halt.is_raised() && !links::is_ended(link);
+        let populated = at_priority(Priority::Preparation, || vm.populate(&is_wanted));
+        check_wanted(control, halt)?;
+        populated.map_err(refuse)?;
     }
     control.send(&FromDestination::Accepted { load_us })?;
-    Ok((vm, offer))
+    Ok(vm)
+}
+
+/// Whether this goes on: nobody here has ended it, and the source is there.
+fn check_wanted<V>(control: &mut Control, halt: &Interrupt) -> Result<(), ReceiveError<V>> {
+    if halt.is_raised() {
+        return Err(ReceiveError::Accept(io::ErrorKind::Interrupted.into()));
+    }
+    if !links::is_ended(control.wire().as_fd()) {
+        return Ok(());
+    }
+    // It may have said why.
+    control.wire().set_patience(Some(LAST_WORDS));
+    loop {
+        if let FromSource::Abort { reason } = control.receive()? {
+            return Err(ReceiveError::Aborted { reason });
+        }
+    }
 }
 
 /// Tells the source why, if it is still there; hands the error back.
@@ -355,6 +389,11 @@ impl<V: DestinationVm> Prepared<V> {
         // A source that does not hear it says "interrupted"; the guest is whole here all the same.
         if let Err(error) = control.send(&complete) {
             tracing::warn!(error = in_words(&error), "the source did not hear that it is free of duty");
+        }
+        // Nothing of the migration is left when the VM is handed out.
+        self.bulk.finish();
+        if let Some(injector) = self.injector {
+            injector.finish();
         }
         Ok(Arrival { vm: self.vm, description: self.offer.vm, faults: statistics })
     }

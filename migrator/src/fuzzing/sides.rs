@@ -6,22 +6,23 @@
 use std::{
     collections::VecDeque,
     io,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    thread,
     time::Duration,
 };
 
 use super::{
     frames::{booted, description},
     script::{PAGES, Script, add_frame},
-    wire::ScriptWire,
+    wire::{Said, ScriptWire},
 };
 use crate::{
     destination::{ReceiveError, receive},
     options::{Options, Verify},
     pages::{Digest, PAGE_SIZE, PageRun, PageSet},
     protocol::{
-        Along, FaultStatistics, FrameKind, FrameWriter, FromDestination, FromSource, Greeting, LoadTimes,
-        MigrationId, Missing, Offer, Role, StateMessage, encode_message,
+        Along, FaultStatistics, FrameKind, FrameWriter, FromDestination, FromSource, GREETING_BYTES,
+        Greeting, LoadTimes, MigrationId, Missing, Offer, Role, StateMessage, encode_message,
     },
     report::Outcome,
     sim::{SimHost, SimVm},
@@ -78,9 +79,11 @@ pub(super) fn destination(script: &mut Script<'_>) -> Result<(), ReceiveError<Si
     let words = conversation(script, &source_says);
     let mut bulk = greets_as(Role::Bulk, &pages);
     let urgent = greets_as(Role::Urgent, &answers).ends_with(&mut bulk);
-    let mut links = Links([greets_as(Role::Control, &words), bulk, urgent].map(boxed).into());
+    let control = greets_as(Role::Control, &words);
+    let said = control.said();
+    let mut links = OnceAnswered { said, links: Links([control, bulk, urgent].map(boxed).into()) };
     let arrived = receive(
-        &mut SimHost { max_pages: 1 << 12, fault: None },
+        &mut SimHost { max_pages: 1 << 12, ..SimHost::default() },
         &mut links,
         &Interrupt::default(),
         |_, _| (),
@@ -228,6 +231,29 @@ struct Links(VecDeque<Box<dyn Wire>>);
 impl Acceptor for Links {
     fn accept(&mut self, _: &Interrupt, _: Option<Duration>) -> io::Result<Box<dyn Wire>> {
         self.0.pop_front().ok_or(io::ErrorKind::ConnectionAborted.into())
+    }
+}
+
+/// As a source does, opens the other links once its offer is answered, or its control link has ended.
+struct OnceAnswered {
+    said: Said,
+    links: Links,
+}
+
+impl Acceptor for OnceAnswered {
+    fn accept(&mut self, interrupt: &Interrupt, timeout: Option<Duration>) -> io::Result<Box<dyn Wire>> {
+        let is_answered = || {
+            let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            said.len() > GREETING_BYTES || Arc::strong_count(&self.said) == 1
+        };
+        let is_first = self.links.0.len() == 3;
+        while !is_first && !is_answered() {
+            if interrupt.is_raised() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            thread::sleep(Duration::from_micros(50));
+        }
+        self.links.accept(interrupt, timeout)
     }
 }
 

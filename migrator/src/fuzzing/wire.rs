@@ -9,7 +9,11 @@ use std::{
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::{pages::RunBytes, protocol::GREETING_BYTES, transport::Wire};
+use crate::{
+    pages::RunBytes,
+    protocol::GREETING_BYTES,
+    transport::{Interrupt, Wire},
+};
 
 /// What this side said, kept up to a limit.
 pub(super) type Said = Arc<Mutex<Vec<u8>>>;
@@ -101,6 +105,8 @@ impl Wire for ScriptWire {
     fn set_deadline(&mut self, _: Option<Duration>) {}
 
     fn set_peer_timeout(&mut self, _: Option<Duration>) {}
+
+    fn set_interrupt(&mut self, _: &Interrupt) {}
 
     fn ignore_interrupt(&mut self) {}
 

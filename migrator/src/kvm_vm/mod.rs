@@ -169,9 +169,9 @@ impl DestinationVm for KvmVm {
         self.pages.clone()
     }
 
-    fn populate(&mut self) -> Result<(), VmError> {
+    fn populate(&mut self, is_wanted: &(dyn Fn() -> bool + Sync)) -> Result<(), VmError> {
         let memory = self.vm.memory();
-        memory.populate(0..memory.page_count()).map_err(VmError::new("back guest memory"))
+        memory.populate_while(0..memory.page_count(), is_wanted).map_err(VmError::new("back guest memory"))
     }
 
     fn discard(&mut self) -> Result<(), VmError> {

@@ -107,8 +107,8 @@ impl DestinationVm for Machine {
         whichever!(self, vm => DestinationVm::pages(&**vm))
     }
 
-    fn populate(&mut self) -> Result<(), VmError> {
-        whichever!(self, vm => vm.populate())
+    fn populate(&mut self, is_wanted: &(dyn Fn() -> bool + Sync)) -> Result<(), VmError> {
+        whichever!(self, vm => vm.populate(is_wanted))
     }
 
     fn discard(&mut self) -> Result<(), VmError> {

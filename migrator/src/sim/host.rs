@@ -1,5 +1,7 @@
 //! A host of simulated machines.
 
+use std::time::Duration;
+
 use super::vm::{Description, Fault, KIND, SimVm};
 use crate::vm::{DestinationHost, VmDescription, VmError};
 
@@ -10,11 +12,13 @@ pub struct SimHost {
     pub max_pages: u64,
     /// An operation of the next machine to fail, and after how many successes.
     pub fault: Option<(Fault, u32)>,
+    /// How long each bite of 64 pages takes to be backed.
+    pub populate_nap: Duration,
 }
 
 impl Default for SimHost {
     fn default() -> SimHost {
-        SimHost { max_pages: 1 << 24, fault: None }
+        SimHost { max_pages: 1 << 24, fault: None, populate_nap: Duration::ZERO }
     }
 }
 
@@ -39,6 +43,7 @@ impl DestinationHost for SimHost {
         postcard::from_bytes::<Description>(&vm.machine)
             .map_err(VmError::new("read the machine's description"))?;
         let mut made = SimVm::empty(&vm.name, vm.page_count)?;
+        made.populate_nap = self.populate_nap;
         if let Some((fault, successes)) = self.fault.take() {
             made.fail_after(fault, successes);
         }

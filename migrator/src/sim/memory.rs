@@ -68,11 +68,18 @@ impl SimMemory {
         Ok(unsafe { madvise(self.start.cast(), len, Advice::LinuxDontNeed) }?)
     }
 
-    /// Backs all of it.
-    pub fn populate(&self) -> io::Result<()> {
-        let len = PageRun::new(0, self.page_count).byte_len();
-        // SAFETY: backing a page does not change what it holds.
-        Ok(unsafe { madvise(self.start.cast(), len, Advice::LinuxPopulateWrite) }?)
+    /// Backs all of it, a bite at a time, as long as `go_on` says yes.
+    pub fn populate_while(&self, go_on: impl Fn() -> bool) -> io::Result<()> {
+        const BITE_PAGES: u64 = 64;
+        for first in (0..self.page_count).step_by(BITE_PAGES as usize) {
+            if !go_on() {
+                break;
+            }
+            let bite = self.bytes(PageRun::new(first, BITE_PAGES.min(self.page_count - first)));
+            // SAFETY: backing a page does not change what it holds.
+            unsafe { madvise(bite.as_ptr().cast(), bite.len(), Advice::LinuxPopulateWrite) }?;
+        }
+        Ok(())
     }
 }
 

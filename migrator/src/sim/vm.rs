@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::Arc,
     thread::{Builder, JoinHandle},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,8 @@ pub struct SimVm {
     thread: Option<JoinHandle<()>>,
     /// How many more times an operation succeeds.
     faults: BTreeMap<Fault, u32>,
+    /// How long each bite of its memory takes to be backed.
+    pub(super) populate_nap: Duration,
 }
 
 /// Looks at a simulated guest while its machine is borrowed.
@@ -101,7 +104,13 @@ impl SimVm {
             return Err(VmError { operation: "make a simulated machine", source: "it needs 8 pages".into() });
         }
         let shared = Shared::new(page_count).map_err(VmError::new("map and watch memory"))?;
-        Ok(SimVm { name: name.to_owned(), shared: Arc::new(shared), thread: None, faults: BTreeMap::new() })
+        Ok(SimVm {
+            name: name.to_owned(),
+            shared: Arc::new(shared),
+            thread: None,
+            faults: BTreeMap::new(),
+            populate_nap: Duration::ZERO,
+        })
     }
 
     /// Makes an operation fail once, after it has succeeded `successes` times.
@@ -291,8 +300,12 @@ impl DestinationVm for SimVm {
         self.shared.clone()
     }
 
-    fn populate(&mut self) -> Result<(), VmError> {
-        self.shared.memory.populate().map_err(VmError::new("populate memory"))
+    fn populate(&mut self, is_wanted: &(dyn Fn() -> bool + Sync)) -> Result<(), VmError> {
+        let populated = self.shared.memory.populate_while(|| {
+            std::thread::sleep(self.populate_nap);
+            is_wanted()
+        });
+        populated.map_err(VmError::new("populate memory"))
     }
 
     fn discard(&mut self) -> Result<(), VmError> {

@@ -293,12 +293,17 @@ impl Migration<'_> {
 
     /// Tells the destination why nothing more comes. It may be gone: then nobody needs telling.
     fn call_off(&mut self, error: &MigrateError) {
-        self.control.wire().ignore_interrupt();
-        let reason = crate::report::in_words(error);
-        self.control.send(&FromSource::Abort { reason }).ok();
-        self.control.wire().hang_up();
+        say_abort(&mut self.control, error);
         self.bulk.wire().hang_up();
     }
+}
+
+/// Says why on the control link, and ends it.
+fn say_abort(control: &mut Control, error: &MigrateError) {
+    control.wire().ignore_interrupt();
+    let reason = crate::report::in_words(error);
+    control.send(&FromSource::Abort { reason }).ok();
+    control.wire().hang_up();
 }
 
 /// When a round looks at what the guest has written so far.

@@ -10,7 +10,7 @@ use std::{
 use super::{Control, Duty, MigrateError, Migration, carry::Carrier, push::PageServer, send};
 use crate::{
     options::{Options, Verify},
-    pages::{PageSet, PageStream},
+    pages::{GuestPages, PageSet, PageStream},
     progress::{Phase, Progress},
     protocol::{
         ControlLink, FromDestination, FromSource, GREETING_BYTES, Greeting, MigrationId, Offer, Role,
@@ -82,33 +82,16 @@ impl<'vm> Migration<'vm> {
         let (patience, peer_timeout) = (options.answer_timeout, options.peer_timeout);
         let links = Links { connector, interrupt, migration: new_id()?, patience, peer_timeout };
         let mut control = Control::new(links.open(Role::Control)?);
-        progress.begin(Phase::Preparing, 0);
-        let pages = vm.pages();
-        let Rehearsal { state, pause, save_state } = rehearse(vm)?;
-        let load = offer(&mut control, vm, needs, options, state)?;
-        let throttle = options.max_bandwidth.map(|rate| Arc::new(Throttle::new(rate)));
-        let limit =
-            |lane| throttle.clone().map(|throttle| Limit { throttle, lane, interrupt: interrupt.clone() });
-        let mut bulk = PageStream::new(links.open(Role::Bulk)?, limit(Lane::Bulk));
-        bulk.wire().set_patience(Some(BULK_PATIENCE));
-        let server = match needs.missing_pages {
-            true => {
-                let urgent = PageStream::new(links.open(Role::Urgent)?, limit(Lane::Urgent));
-                Some(PageServer::spawn(urgent, pages.clone(), progress.clone()).map_err(send)?)
+        let ready = match make_ready(vm, &links, &mut control, needs, options, progress) {
+            Ok(ready) => ready,
+            Err(error) => {
+                let error = error.by(interrupt);
+                super::say_abort(&mut control, &error);
+                return Err(error);
             }
-            false => None,
         };
-        let carrier = match vm.network() {
-            Some(network) => {
-                let mut wire = links.open(Role::Network)?;
-                wire.set_patience(Some(FRAME_PATIENCE));
-                Some(Carrier::spawn(wire, network).map_err(send)?)
-            }
-            None => None,
-        };
-        control.wire().set_patience(Some(patience));
-        let fixed = Fixed { pause, save_state, load, round_trip: probe(&mut control)? };
         timeline.ready = Some(Instant::now());
+        let Ready { pages, bulk, server, carrier, fixed } = ready;
         Ok(Migration {
             page_count: pages.page_count(),
             looked_at: PageSet::empty(pages.page_count()),
@@ -127,6 +110,54 @@ impl<'vm> Migration<'vm> {
             duty: Duty::Source,
         })
     }
+}
+
+/// What a migration has before its first page moves.
+struct Ready {
+    pages: Arc<dyn GuestPages>,
+    bulk: PageStream,
+    server: Option<PageServer>,
+    carrier: Option<Carrier>,
+    fixed: Fixed,
+}
+
+/// Offers the VM and opens the other links.
+fn make_ready(
+    vm: &mut dyn SourceVm,
+    links: &Links<'_>,
+    control: &mut Control,
+    needs: Needs,
+    options: &Options,
+    progress: &Arc<Progress>,
+) -> Result<Ready, MigrateError> {
+    let interrupt = links.interrupt;
+    progress.begin(Phase::Preparing, 0);
+    let pages = vm.pages();
+    let Rehearsal { state, pause, save_state } = rehearse(vm)?;
+    let load = offer(control, vm, needs, options, state)?;
+    let throttle = options.max_bandwidth.map(|rate| Arc::new(Throttle::new(rate)));
+    let limit =
+        |lane| throttle.clone().map(|throttle| Limit { throttle, lane, interrupt: interrupt.clone() });
+    let mut bulk = PageStream::new(links.open(Role::Bulk)?, limit(Lane::Bulk));
+    bulk.wire().set_patience(Some(BULK_PATIENCE));
+    let server = match needs.missing_pages {
+        true => {
+            let urgent = PageStream::new(links.open(Role::Urgent)?, limit(Lane::Urgent));
+            Some(PageServer::spawn(urgent, pages.clone(), progress.clone()).map_err(send)?)
+        }
+        false => None,
+    };
+    let carrier = match vm.network() {
+        Some(network) => {
+            let mut wire = links.open(Role::Network)?;
+            wire.set_patience(Some(FRAME_PATIENCE));
+            Some(Carrier::spawn(wire, network).map_err(send)?)
+        }
+        None => None,
+    };
+    control.wire().set_patience(Some(links.patience));
+    let fixed = Fixed { pause, save_state, load, round_trip: probe(control)? };
+    Ok(Ready { pages, bulk, server, carrier, fixed })
 }
 
 pub(super) struct Links<'a> {

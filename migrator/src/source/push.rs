@@ -25,7 +25,7 @@ use crate::{
     progress::{Phase, Progress},
     protocol::{Frame, FrameKind, MAX_FRAME_PAGES, Missing},
     ready::spawn_ready,
-    transport::{Pace, Wire},
+    transport::{HangUp, Pace, Wire},
     urgent::{Priority, set_priority},
 };
 
@@ -78,33 +78,49 @@ impl Shared {
 
 /// Answers page requests, from the moment it is told what is missing.
 pub(crate) struct PageServer {
-    begin: Sender<Arc<Shared>>,
-    thread: JoinHandle<Sent>,
+    begin: Option<Sender<Arc<Shared>>>,
+    link: Option<HangUp>,
+    thread: Option<JoinHandle<Sent>>,
 }
 
 impl PageServer {
     /// Makes it ready. No request is answered before the guest stands still.
     pub fn spawn(
-        stream: PageStream,
+        mut stream: PageStream,
         pages: Arc<dyn GuestPages>,
         progress: Arc<Progress>,
     ) -> io::Result<PageServer> {
+        let link = HangUp::of(stream.wire())?;
+        let ends = link.clone();
         let (begin, wait) = channel::<Arc<Shared>>();
         let prepare = move || {
             set_priority(Priority::Foremost);
             Answers::new(stream, pages, progress)
         };
-        let serve = move |answers: Answers| match wait.recv() {
-            Ok(shared) => answers.give(&shared),
-            Err(_) => Sent::default(),
+        let serve = move |answers: Answers| {
+            let _ends = ends;
+            wait.recv().map_or_else(|_| Sent::default(), |shared| answers.give(&shared))
         };
-        Ok(PageServer { begin, thread: spawn_ready("page-server", prepare, serve)? })
+        let thread = Some(spawn_ready("page-server", prepare, serve)?);
+        Ok(PageServer { begin: Some(begin), link: Some(link), thread })
     }
 
     /// Waits for its end, which comes when the destination closes the urgent link.
-    pub fn finish(self) -> Sent {
-        drop(self.begin);
-        self.thread.join().unwrap_or_default()
+    pub fn finish(mut self) -> Sent {
+        self.join()
+    }
+
+    fn join(&mut self) -> Sent {
+        drop(self.begin.take());
+        self.thread.take().map_or_else(Sent::default, |thread| thread.join().unwrap_or_default())
+    }
+}
+
+impl Drop for PageServer {
+    fn drop(&mut self) {
+        // Without it both sides would wait for each other's word.
+        drop(self.link.take());
+        self.join();
     }
 }
 
@@ -195,7 +211,7 @@ impl MissingAtSource {
         shared.unanswered.begin_again(missing);
         if let Some(server) = server {
             // If it is gone its link is, and the destination's first request says so.
-            server.begin.send(self.0.clone()).ok();
+            server.begin.as_ref().map(|begin| begin.send(self.0.clone()));
         }
     }
 }

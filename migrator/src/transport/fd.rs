@@ -316,6 +316,10 @@ impl Wire for FdWire {
         }
     }
 
+    fn set_interrupt(&mut self, interrupt: &Interrupt) {
+        self.interrupt = interrupt.clone();
+    }
+
     fn ignore_interrupt(&mut self) {
         self.interrupt = Interrupt::default();
     }

@@ -5,6 +5,7 @@
 
 mod address;
 mod fd;
+mod hang_up;
 mod interface;
 mod loss;
 pub mod memory;
@@ -26,6 +27,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub use address::{Address, AddressError, DEFAULT_PORT};
 pub use fd::FdWire;
+pub(crate) use hang_up::HangUp;
 pub use throttle::{Lane, Limit, Throttle};
 
 use crate::pages::RunBytes;
@@ -91,6 +93,9 @@ pub trait Wire: Send {
     /// How long a peer may acknowledge nothing before it counts as gone, as one does whose host lost power; `None` waits
     /// for ever. A link that has no such peer ignores it.
     fn set_peer_timeout(&mut self, timeout: Option<Duration>);
+
+    /// From here on this interrupt ends waits, and no longer the one that the link was made with.
+    fn set_interrupt(&mut self, interrupt: &Interrupt);
 
     /// From here on the interrupt means nothing to this link: what is sent now must arrive.
     fn ignore_interrupt(&mut self);

@@ -4,9 +4,10 @@ use std::{
     io,
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
-    thread::Builder,
+    thread::{Builder, JoinHandle},
     time::Duration,
 };
 
@@ -25,7 +26,9 @@ const AGAIN_AFTER: [Duration; 4] = [
 /// announcement, or with this if there was none.
 pub(crate) struct Announcer {
     network: Arc<dyn Network>,
-    announced: Sender<()>,
+    announced: Option<Sender<()>>,
+    was_announced: AtomicBool,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Announcer {
@@ -33,15 +36,32 @@ impl Announcer {
     pub fn spawn(network: Arc<dyn Network>) -> io::Result<Announcer> {
         let (announced, first) = channel();
         let announces = network.clone();
-        Builder::new().name("announcer".to_owned()).spawn(move || announce_again(&*announces, &first))?;
-        Ok(Announcer { network, announced })
+        let announce = move || announce_again(&*announces, &first);
+        let thread = Some(Builder::new().name("announcer".to_owned()).spawn(announce)?);
+        Ok(Announcer { network, announced: Some(announced), was_announced: AtomicBool::new(false), thread })
     }
 
     /// The guest runs here.
     pub fn announce(&self) {
         announce(&*self.network);
         // If the thread is gone, it has panicked; once is better than never.
-        self.announced.send(()).ok();
+        self.was_announced.store(true, Ordering::Release);
+        if let Some(announced) = &self.announced {
+            announced.send(()).ok();
+        }
+    }
+}
+
+impl Drop for Announcer {
+    fn drop(&mut self) {
+        drop(self.announced.take());
+        // It has the network, which the next try needs. Where the guest runs, it goes on for a moment.
+        if let Some(thread) = self.thread.take()
+            && !self.was_announced.load(Ordering::Acquire)
+        {
+            // If it panicked it has said so.
+            thread.join().ok();
+        }
     }
 }
 
@@ -69,11 +89,7 @@ fn announce_again(network: &dyn Network, first: &Receiver<()>) {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicUsize, Ordering},
-        thread,
-        time::Instant,
-    };
+    use std::{sync::atomic::AtomicUsize, thread, time::Instant};
 
     use super::*;
     use crate::vm::VmError;

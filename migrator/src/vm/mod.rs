@@ -129,11 +129,12 @@ pub trait DestinationVm: Send {
     /// Its memory, all zeros at first.
     fn pages(&self) -> Arc<dyn GuestPages>;
 
-    /// Backs all memory now, so that pages are received into memory that is there.
+    /// Backs all memory now, so that pages are received into memory that is there; ends early, with only some of it
+    /// backed, once `is_wanted` says no.
     ///
     /// # Errors
     /// If there is not enough.
-    fn populate(&mut self) -> Result<(), VmError>;
+    fn populate(&mut self, is_wanted: &(dyn Fn() -> bool + Sync)) -> Result<(), VmError>;
 
     /// Drops whatever memory holds: it is as at the beginning.
     ///

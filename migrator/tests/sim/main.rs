@@ -10,3 +10,4 @@ mod strangers;
 mod sums;
 mod trickles;
 mod vanished;
+mod waiting;

@@ -92,6 +92,10 @@ impl Wire for TricklingWire {
         self.inner.set_peer_timeout(timeout);
     }
 
+    fn set_interrupt(&mut self, interrupt: &Interrupt) {
+        self.inner.set_interrupt(interrupt);
+    }
+
     fn ignore_interrupt(&mut self) {
         self.inner.ignore_interrupt();
     }

@@ -171,7 +171,16 @@ impl GuestMemory {
 
     /// Backs `pages` with real memory. Big ranges are split over the host's cores: the cost is zeroing.
     pub fn populate(&self, pages: Range<u64>) -> Result<(), AdviseError> {
-        populate(&self.mapping, pages)
+        populate(&self.mapping, pages, &|| true)
+    }
+
+    /// As [`populate`](Self::populate), as long as `is_wanted` says yes: it is asked before every few megabytes.
+    pub fn populate_while(
+        &self,
+        pages: Range<u64>,
+        is_wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<(), AdviseError> {
+        populate(&self.mapping, pages, is_wanted)
     }
 
     /// Whether missing pages are served: from [`MissingPages::open`](crate::MissingPages::open) until its close. Until
@@ -220,7 +229,11 @@ impl GuestMemory {
 }
 
 /// Backs `pages` of a mapping, on all of the host's cores, a bite at a time: whichever core is free takes the next.
-pub(crate) fn populate(mapping: &Mapping, pages: Range<u64>) -> Result<(), AdviseError> {
+pub(crate) fn populate(
+    mapping: &Mapping,
+    pages: Range<u64>,
+    is_wanted: &(dyn Fn() -> bool + Sync),
+) -> Result<(), AdviseError> {
     /// A thread costs half a millisecond to start; zeroing this much costs ten.
     const PAGES_PER_THREAD: u64 = (64 << 20) / PAGE_BYTES;
     /// Two huge pages, half a millisecond. Bites border on huge pages, or two threads would both fault the one between them.
@@ -231,7 +244,7 @@ pub(crate) fn populate(mapping: &Mapping, pages: Range<u64>) -> Result<(), Advis
     let populate_some = || {
         loop {
             let start = next.fetch_add(BITE_PAGES, Ordering::Relaxed);
-            if start >= pages.end {
+            if start >= pages.end || !is_wanted() {
                 return Ok(());
             }
             let pages = start..pages.end.min(start + BITE_PAGES);

@@ -29,7 +29,7 @@ impl LandingArea {
 
     /// Backs all of it, so that receiving finds memory that is there.
     pub fn populate(&self) -> Result<(), AdviseError> {
-        memory::populate(&self.mapping, 0..self.mapping.len() as u64 / PAGE_BYTES)
+        memory::populate(&self.mapping, 0..self.mapping.len() as u64 / PAGE_BYTES, &|| true)
     }
 
     /// Host address of the first page. Valid for as long as the area.
