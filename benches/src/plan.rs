@@ -170,10 +170,17 @@ impl Choices {
         arms
     }
 
-    /// All runs. Arms take turns (A B C A B C): what drifts on the host then drifts for all of them.
+    /// All runs. Arms take turns (A B C A B C): what drifts on the host then drifts for all of them. Those that are
+    /// compared with each other rotate from pass to pass (A B, then B A): none always comes first.
     pub fn steps(&self, runs: u32) -> Vec<Step> {
-        let arms = self.arms();
-        (1..=runs).flat_map(|pass| arms.iter().map(move |&arm| Step { arm, pass })).collect()
+        let mut arms = self.arms();
+        let mut steps = Vec::new();
+        for pass in 1..=runs {
+            steps.extend(arms.iter().map(|&arm| Step { arm, pass }));
+            let compared = |a: &Arm, b: &Arm| (a.strategy, a.workload) == (b.strategy, b.workload);
+            arms.chunk_by_mut(compared).for_each(|arms| arms.rotate_left(1));
+        }
+        steps
     }
 }
 
@@ -274,6 +281,28 @@ mod tests {
         let strategies: Vec<Strategy> = steps[..3].iter().map(|step| step.arm.strategy).collect();
         assert_eq!(strategies, Strategy::ALL);
         assert_eq!(steps[0].arm.workload, steps[2].arm.workload);
+    }
+
+    #[test]
+    fn entry_28_engines_rotate_from_pass_to_pass() {
+        let choices = Choices {
+            strategies: vec![Strategy::PostCopy, Strategy::StopAndCopy],
+            memory: vec![1 << 28],
+            dirty_rates: vec![0],
+            peers: Setting::ALL.to_vec(),
+            ..choices()
+        };
+        let steps = choices.steps(3);
+        let in_pass = |pass| {
+            let made = steps.iter().filter(move |step| step.pass == pass);
+            made.map(|step| step.arm.peer).collect::<Vec<_>>()
+        };
+        let (post, preempt) = (Some(Setting::PostCopy), Some(Setting::PostCopyPreempt));
+        let stop = Some(Setting::StopAndCopy);
+        assert_eq!(in_pass(1), [None, post, preempt, None, stop]);
+        assert_eq!(in_pass(2), [post, preempt, None, stop, None]);
+        assert_eq!(in_pass(3), [preempt, None, post, None, stop]);
+        assert_eq!(steps, choices.steps(3), "the same each time: --resume relies on it");
     }
 
     #[test]

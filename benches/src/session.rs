@@ -56,7 +56,8 @@ pub fn run(options: &Compare, keep: Keep) -> Result<ExitCode> {
     }
     let folder = Folder::make()?;
     let peer = find_peer(options, &folder, &machines);
-    let (host, mut plan) = (HostFacts::gather(&machines), options.plan(site.has_client()));
+    let host = HostFacts::gather(&machines, site.congestion_control().map(str::to_owned));
+    let mut plan = options.plan(site.has_client());
     plan.choices.peers.clone_from(&peer.settings);
     let is_sweep = matches!(keep, Keep::ToResume(_));
     let mut results = match keep {

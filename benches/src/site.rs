@@ -17,6 +17,8 @@ pub struct Site {
     /// frames are on the link.
     network: Option<Duration>,
     has_client: bool,
+    /// Of the links in those networks.
+    congestion_control: Option<String>,
 }
 
 impl Site {
@@ -36,13 +38,18 @@ impl Site {
         // A simulated guest has no network to be asked over; its pages may go over a link all the same.
         let has_client = !options.no_client && !options.simulated;
         if !has_client && !is_shaped {
-            return Ok(Site { network: None, has_client });
+            return Ok(Site { network: None, has_client, congestion_control: None });
         }
         // Built once to see whether it can be; nothing is left of it.
+        let congestion_control = |config| Ok(Network::up(config)?.congestion_control().map(str::to_owned));
         match network::prepare()
-            .and_then(|_| configs.iter().try_for_each(|config| Network::up(config).map(drop)))
+            .and_then(|_| configs.iter().map(congestion_control).collect::<Result<Vec<_>, _>>())
         {
-            Ok(()) => Ok(Site { network: Some(options.delay), has_client }),
+            Ok(each) => Ok(Site {
+                network: Some(options.delay),
+                has_client,
+                congestion_control: each.into_iter().flatten().next(),
+            }),
             Err(error) if is_shaped => {
                 Err(error).context("build the network that --link and --delay ask for")
             }
@@ -51,7 +58,7 @@ impl Site {
                     "NO CLIENT: {}. Downtime is told by the guest's and the engine's clocks only.",
                     in_words(&error)
                 );
-                Ok(Site { network: None, has_client: false })
+                Ok(Site { network: None, has_client: false, congestion_control: None })
             }
         }
     }
@@ -59,6 +66,11 @@ impl Site {
     /// Guests turned out to be simulated: nobody can ask them anything.
     pub fn without_client(self) -> Site {
         Site { has_client: false, ..self }
+    }
+
+    /// The TCP congestion control of both engines' links, if runs have a network of their own.
+    pub fn congestion_control(&self) -> Option<&str> {
+        self.congestion_control.as_deref()
     }
 
     /// A client asks the guest while it moves.

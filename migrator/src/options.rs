@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::transport::PEER_TIMEOUT;
+
 /// When digests of all memory are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -32,8 +34,12 @@ pub struct Options {
     pub max_bandwidth: Option<u64>,
     /// How long all may take until the handover.
     pub timeout: Option<Duration>,
+    /// How long the destination's host may acknowledge nothing before it counts as gone.
+    pub peer_timeout: Duration,
     /// When to compare digests of all memory.
     pub verify: Verify,
+    /// How long the destination may take for an answer that needs no work. A Start holds for half of it.
+    pub answer_timeout: Duration,
 }
 
 impl Default for Options {
@@ -43,7 +49,9 @@ impl Default for Options {
             max_rounds: 30,
             max_bandwidth: None,
             timeout: None,
+            peer_timeout: PEER_TIMEOUT,
             verify: Verify::No,
+            answer_timeout: Duration::from_secs(30),
         }
     }
 }

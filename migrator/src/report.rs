@@ -8,11 +8,11 @@ use utoipa::ToSchema;
 use crate::{
     options::{Options, Verify},
     pages::{PAGE_SIZE, Sent},
-    protocol::FaultStatistics,
+    protocol::{FaultStatistics, GuestEnd},
     source::{Fixed, MigrateError},
     strategy::{Strategy, convergence::transfer_time},
     timeline::{DowntimeParts, PhaseTimes, Round, Timeline, micros},
-    vm::VmDescription,
+    vm::{VmDescription, VmError},
 };
 
 /// How a migration ended.
@@ -28,6 +28,8 @@ pub enum Outcome {
     /// The destination was told to start the guest and did not answer: it may run there or not. Here
     /// it is paused and whole. Look at the destination before resuming it here.
     Unknown,
+    /// The guest ran at the destination and ended there before its last page came. It runs nowhere any more.
+    Ended,
     /// The guest was started at the destination, but pages are missing there that only the source
     /// has. Here it is paused, and must not be resumed.
     Interrupted,
@@ -148,6 +150,9 @@ pub struct Report {
     pub outcome: Outcome,
     /// What went wrong, if anything did.
     pub error: Option<String>,
+    /// How the guest ended at the destination, if it did before the migration was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_end: Option<GuestEnd>,
     /// Whether digests of all memory were the same; nothing if they were not compared.
     pub verified: Option<bool>,
     /// What it took.
@@ -198,6 +203,7 @@ impl Report {
             paused: vm.paused,
             outcome: Outcome::Failed,
             error: None,
+            guest_end: None,
             verified: None,
             moved: Moved::default(),
             fixed_downtime_us: 0,
@@ -278,6 +284,25 @@ impl Report {
     pub(crate) fn fail(&mut self, outcome: Outcome, error: MigrateError) {
         self.outcome = outcome;
         self.error = Some(in_words(&error));
+    }
+}
+
+impl Report {
+    /// The guest ended where it was moved to.
+    pub(crate) fn guest_ended(&mut self, end: GuestEnd) {
+        self.outcome = Outcome::Ended;
+        self.error = Some(end.words.clone());
+        self.guest_end = Some(end);
+    }
+
+    /// The guest stayed here and could not be resumed.
+    pub(crate) fn stays_paused(&mut self, error: &VmError) {
+        self.paused = true;
+        let why = format!("the guest is paused here, because it could not be resumed: {}", in_words(error));
+        self.error = Some(match self.error.take() {
+            Some(first) => format!("{first}; {why}"),
+            None => why,
+        });
     }
 }
 

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 use std::time::Duration;
 
 use kvm_bindings::{kvm_regs, kvm_sregs};
@@ -135,12 +138,35 @@ impl fmt::Display for Registers {
 #[derive(Clone, Debug)]
 pub struct Events {
     receiver: Arc<Mutex<Receiver<Event>>>,
+    has_ended: Arc<AtomicBool>,
+}
+
+/// A vCPU's end of [`Events`].
+#[derive(Clone, Debug)]
+pub(crate) struct EventSender {
+    sender: Sender<Event>,
+    has_ended: Arc<AtomicBool>,
+}
+
+impl EventSender {
+    pub(crate) fn tell(&self, event: Event) {
+        self.has_ended.store(true, Ordering::Release);
+        // An owner that no longer listens needs no telling.
+        self.sender.send(event).ok();
+    }
 }
 
 impl Events {
-    pub(crate) fn channel() -> (Sender<Event>, Events) {
+    pub(crate) fn channel() -> (EventSender, Events) {
         let (sender, receiver) = std::sync::mpsc::channel();
-        (sender, Events { receiver: Arc::new(Mutex::new(receiver)) })
+        let has_ended = Arc::<AtomicBool>::default();
+        let events = Events { receiver: Arc::new(Mutex::new(receiver)), has_ended: has_ended.clone() };
+        (EventSender { sender, has_ended }, events)
+    }
+
+    /// Whether there was an event, read or not: the guest, or one of its vCPUs, has ended.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
     }
 
     /// Waits for the next event; `None` when the machine is gone.

@@ -17,7 +17,7 @@
 //! a saved state is bytes, memory is memory, and who moves either is not its business.
 //!
 //! `unsafe` lives in few places: `memory/` (`mapping`, `resident`, the slots of `dirty_log`, the regions in `mod`),
-//! `kvm/` (`dirty_ioctl`, `tsc_offset`), `memory/pieces`, `devices/virtio/net/tap`, the borrowed descriptors of `devices/virtio/worker`, `missing/` (`uffd`, `staging`, the move in `mod`) and `vcpu/` (`kick`'s shared byte, the register
+//! `kvm/` (`dirty_ioctl`, `tsc_offset`), `memory/pieces`, `devices/virtio/net/tap`, `devices/virtio/block/lock`, the borrowed descriptors of `devices/virtio/worker`, `missing/` (`uffd`, `staging`, the move in `mod`) and `vcpu/` (`kick`'s shared byte, the register
 //! areas of `xsave`, the exit record in `thread`). Each block says what it relies on.
 //!
 //! Measured on two cores with page-table virtualisation (`examples/floor.rs` under `chrt -f 5`, medians in microseconds,
@@ -54,7 +54,7 @@ pub use devices::serial::{MAX_WAITING_INPUT_BYTES, SerialStateError};
 pub use devices::virtio::MAX_DEVICES;
 pub use devices::virtio::backend::{Backend, DeviceCreateError};
 pub use devices::virtio::balloon::BalloonPort;
-pub use devices::virtio::block::{Disk, DiskError, SECTOR_BYTES};
+pub use devices::virtio::block::{Disk, DiskError, LockHolder, SECTOR_BYTES};
 pub use devices::virtio::net::{
     InjectError, MAX_FRAME_BYTES, MAX_WAITING_BYTES, MAX_WAITING_FRAMES, MacAddress, NetCounters, NetPort,
     ParseMacError, Tap, TapError, VNET_HEADER_BYTES,

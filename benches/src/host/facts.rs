@@ -62,11 +62,21 @@ pub struct HostFacts {
     pub command: String,
     /// Ferry's version.
     pub version: String,
+    /// The TCP congestion control of both engines' links, as the harness set it; nothing if there was no network of its
+    /// own, or if results are older than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub congestion_control: Option<String>,
+    /// QEMU's network card had vhost.
+    #[serde(default)]
+    pub vhost_net: bool,
+    /// Some of Ferry's threads could run in real time (SCHED_FIFO); not known of older results.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub realtime_threads: Option<bool>,
 }
 
 impl HostFacts {
-    /// Of this host, now.
-    pub fn gather(machines: &Machines) -> HostFacts {
+    /// Of this host, now. `congestion_control` is that of the network which the runs are made in.
+    pub fn gather(machines: &Machines, congestion_control: Option<String>) -> HostFacts {
         HostFacts {
             cpu_model: cpu_model(&read("/proc/cpuinfo")).unwrap_or("unknown").to_owned(),
             cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
@@ -79,6 +89,10 @@ impl HostFacts {
             date: rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())),
             command: command(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            congestion_control,
+            vhost_net: has_vhost_net(),
+            // On a thread of its own, with which it is gone.
+            realtime_threads: std::thread::spawn(scheduling::go_first).join().ok(),
         }
     }
 }
@@ -86,6 +100,11 @@ impl HostFacts {
 /// Memory that could be used now, in bytes.
 pub(super) fn available_bytes() -> Option<u64> {
     memory_bytes(&read("/proc/meminfo"), "MemAvailable")
+}
+
+/// Whether this user may give a network card to the kernel.
+pub fn has_vhost_net() -> bool {
+    fs::OpenOptions::new().read(true).write(true).open("/dev/vhost-net").is_ok()
 }
 
 fn read(file: &str) -> String {

@@ -4,7 +4,7 @@ mod facts;
 mod load;
 mod warm;
 
-pub use facts::{HostFacts, Kvm, LoadAverage};
+pub use facts::{HostFacts, Kvm, LoadAverage, has_vhost_net};
 pub use load::{CpuTimes, Load, OVERLOADED_PERCENT, OVERLOADED_STOLEN_US, process_ticks};
 pub use warm::{Piece, WarmMemory};
 

@@ -100,6 +100,7 @@ pub struct Network {
     source: Namespace,
     destination: Namespace,
     client: Namespace,
+    congestion_control: Option<String>,
 }
 
 impl Network {
@@ -108,8 +109,10 @@ impl Network {
     /// # Errors
     /// If the kernel does not permit or does not have what it takes. Nothing is left then.
     pub fn up(config: &NetworkConfig) -> Result<Network, NetworkError> {
-        let network =
-            Network { source: Namespace::new()?, destination: Namespace::new()?, client: Namespace::new()? };
+        let (source, destination, client) = (Namespace::new()?, Namespace::new()?, Namespace::new()?);
+        let congestion_control = source.set_congestion_control()?;
+        destination.set_congestion_control()?;
+        let network = Network { source, destination, client, congestion_control };
         network.client.run(|| -> Result<(), NetworkError> {
             interfaces::bridge(BRIDGE, Some(CLIENT_MAC))?;
             interfaces::address(BRIDGE, CLIENT_ADDRESS, GUEST_PREFIX)?;
@@ -123,6 +126,12 @@ impl Network {
         network.source.run(|| host(SOURCE_ADDRESS, config))??;
         network.destination.run(|| host(DESTINATION_ADDRESS, config))??;
         Ok(network)
+    }
+
+    /// The congestion control of TCP connections at the source and at the destination, if the kernel tells: the same for
+    /// each engine whose processes run there.
+    pub fn congestion_control(&self) -> Option<&str> {
+        self.congestion_control.as_deref()
     }
 
     /// Has a command run on a side.

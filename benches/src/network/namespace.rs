@@ -15,6 +15,9 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
 
 use super::{NetworkError, interfaces};
 
+/// What Ferry asks for on short ways, the usual one first: both go by what is lost, and keep no pace.
+const CONGESTION_CONTROLS: [&str; 2] = ["cubic", "reno"];
+
 /// The kernel takes it down, with every interface in it, when the last descriptor and the last process is gone.
 #[derive(Debug)]
 pub struct Namespace {
@@ -35,6 +38,21 @@ impl Namespace {
             let file = File::open("/proc/thread-self/ns/net").map_err(failed("open"))?;
             Ok(Namespace { file })
         })?
+    }
+
+    /// Gives all TCP connections in it the same congestion control, whatever the host's own is: the first of
+    /// [`CONGESTION_CONTROLS`] that the kernel has. Returns which they have.
+    ///
+    /// # Errors
+    /// If it cannot be entered.
+    pub fn set_congestion_control(&self) -> Result<Option<String>, NetworkError> {
+        self.run(|| {
+            // Each namespace has a setting of its own, and this path leads to that of the calling thread's.
+            const SETTING: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+            // Where none is to be had, the links of all engines have the host's: what is read back tells.
+            let _ = CONGESTION_CONTROLS.iter().any(|name| fs::write(SETTING, name).is_ok());
+            fs::read_to_string(SETTING).ok().map(|text| text.trim().to_owned())
+        })
     }
 
     /// Runs `work` in it.

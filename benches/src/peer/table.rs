@@ -133,12 +133,16 @@ pub const RATIOS: &str = "Ferry / QEMU: below 1, a ratio is in Ferry's favour.";
 pub fn differences(version: &str) -> String {
     format!(
         "QEMU {version} moves the same guest with the same memory and workload over the same link, in turn with Ferry. \
-         What differs. Virtual hardware: its machine is a microvm with virtio-mmio \
+         Engines take turns at being the first. Where the harness makes the network, the links of both have the same TCP \
+         congestion control; on the host itself QEMU's is the host's, and Ferry asks for one that does not pace itself on \
+         short ways. What differs. Threads: where the host permits it, those of Ferry that do little and are waited for \
+         run in real time (SCHED_FIFO); QEMU has no such threads. Network card: QEMU's runs in the kernel (vhost) where \
+         the host has /dev/vhost-net, and in QEMU where it has not; Ferry's always runs in Ferry. Virtual hardware: its machine is a microvm with virtio-mmio \
          and with PIT, PIC, RTC, ISA serial port and network card of its own; Ferry's is one of ACPI's reduced kind, and \
          each saves and loads the state of its own devices. Clock: both guests read the time-stamp counter, but what QEMU \
          tells of itself (downtime, total) is by its own clock in whole milliseconds, its total time here is by the time of \
          day that its events carry, and Ferry's by a monotonic clock; clients are timed alike. Setting: its memory is allocated beforehand on both sides (not at a destination of post-copy), its link's bandwidth is not \
-         limited (its default is 128 MiB/s), its TCP is the host's own, where Ferry asks for one that does not pace itself on short ways, \"pre-copy\" plans for its default of 300 ms, \"pre-copy-limit\" and \
+         limited (its default is 128 MiB/s), \"pre-copy\" plans for its default of 300 ms, \"pre-copy-limit\" and \
          \"multifd\" (2 channels) for the limit that Ferry gets; stop-and-copy is a pause, a migration and a `cont` by \
          this harness. Downtime by guest is measured by the same counter and the same rule as Ferry's; QEMU's own \
          figure covers less. Not measured in QEMU's runs: the parts of the downtime, rounds one by one, page faults, \

@@ -36,7 +36,8 @@ impl From<Outcome> for RunOutcome {
     fn from(outcome: Outcome) -> RunOutcome {
         match outcome {
             Outcome::Completed => RunOutcome::Completed,
-            Outcome::Failed => RunOutcome::Failed,
+            // A guest that ends is not what is measured.
+            Outcome::Failed | Outcome::Ended => RunOutcome::Failed,
             Outcome::Cancelled => RunOutcome::Cancelled,
             Outcome::Unknown => RunOutcome::Unknown,
             Outcome::Interrupted => RunOutcome::Interrupted,

@@ -1,6 +1,9 @@
 //! A guest is found wherever it is.
 
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    net::{TcpListener, UdpSocket},
+    time::Duration,
+};
 
 use benches::network::{CLIENT_ADDRESS, GUEST_ADDRESS, Network, NetworkConfig, Side};
 
@@ -22,6 +25,20 @@ fn echo(socket: &UdpSocket, words: &[u8]) {
     let mut answer = [0; 64];
     let length = socket.recv(&mut answer).unwrap();
     assert_eq!(&answer[..length], words);
+}
+
+#[test]
+fn entry_28_links_of_every_engine_have_the_same_congestion_control() {
+    let name = "entry_28_links_of_every_engine_have_the_same_congestion_control";
+    let Some(network) = network(name, &NetworkConfig::default()) else { return };
+    let said = network.congestion_control().expect("the kernel tells").to_owned();
+    for side in [Side::Source, Side::Destination] {
+        // As an engine has it that asks for none.
+        let socket = network.in_namespace(side, || TcpListener::bind(("127.0.0.1", 0)).unwrap()).unwrap();
+        let has = rustix::net::sockopt::tcp_congestion(&socket).unwrap();
+        assert_eq!(has, said, "{side:?}");
+        assert!(["cubic", "reno"].contains(&&*has), "{side:?}: {has}");
+    }
 }
 
 #[test]

@@ -42,9 +42,11 @@ impl From<Refusal> for ApiError {
             Refusal::NotHereYet { .. }
             | Refusal::StillArriving { .. }
             | Refusal::Migrating { .. }
+            | Refusal::PastHandover { .. }
             | Refusal::Moved { .. }
             | Refusal::Paused { .. }
             | Refusal::InDoubt
+            | Refusal::Incomplete { .. }
             | Refusal::NotMigrating { .. }
             | Refusal::NoBalloon { .. }
             | Refusal::Guest(_) => StatusCode::CONFLICT,

@@ -48,9 +48,22 @@ pub(super) async fn resume(
     blocking(daemon, move |daemon| daemon.resume(query.force).map(|()| Json(daemon.status()))).await
 }
 
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct StopQuery {
+    /// Also while a guest at a destination needs pages that only this process has.
+    #[serde(default)]
+    force: bool,
+}
+
 /// Ends the guest and its process.
-#[utoipa::path(put, path = "/v1/vm/stop", responses((status = 200, body = Status)))]
-pub(super) async fn stop(State(daemon): State<Arc<Daemon>>) -> Json<Status> {
-    daemon.stop();
-    Json(Status { status: "stopped".to_owned(), ..daemon.status() })
+#[utoipa::path(put, path = "/v1/vm/stop", params(StopQuery),
+    responses((status = 200, body = Status), (status = 409, body = ErrorBody)))]
+pub(super) async fn stop(
+    State(daemon): State<Arc<Daemon>>,
+    query: Result<Query<StopQuery>, QueryRejection>,
+) -> Result<Json<Status>, ApiError> {
+    let Query(query) = query?;
+    daemon.stop(query.force)?;
+    Ok(Json(Status { status: "stopped".to_owned(), ..daemon.status() }))
 }

@@ -135,12 +135,16 @@ impl Resume {
 pub struct Stop {
     /// The VM's name
     name: String,
+    /// Also while a guest that was moved away needs pages that are only here: it loses them
+    #[arg(long)]
+    force: bool,
 }
 
 impl Stop {
     /// Asks.
     pub fn execute(self) -> anyhow::Result<ExitCode> {
-        let vm: Status = ask(&self.name, Method::PUT, "/v1/vm/stop")?;
+        let path = if self.force { "/v1/vm/stop?force=true" } else { "/v1/vm/stop" };
+        let vm: Status = ask(&self.name, Method::PUT, path)?;
         print(format_args!("{} {}", vm.name, vm.status))?;
         Ok(ExitCode::SUCCESS)
     }

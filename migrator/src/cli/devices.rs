@@ -58,7 +58,7 @@ pub struct HostDevices {
 pub struct NetArgument {
     /// The tap's name.
     pub tap: String,
-    /// Its address, as typed; one made from the VM's name if there is none.
+    /// Its address, as typed; one made from this host and the VM's name if there is none.
     pub mac: Option<String>,
 }
 
@@ -129,11 +129,42 @@ fn tap_alone(text: &str) -> Result<String, String> {
     }
 }
 
-/// An address for the card `number` of a VM, the same for the same name: locally administered, as 52:54:00 is by custom.
+/// An address for the card `number` of a VM that begins on this host: the same for the same name, and another one for a
+/// VM of that name on another host. Locally administered, as 52:54:00 is by custom.
 #[cfg(feature = "kvm")]
 pub fn mac_of(name: &str, number: usize) -> vmm::MacAddress {
-    let hash = twox_hash::XxHash3_64::oneshot_with_seed(number as u64, name.as_bytes()).to_le_bytes();
+    mac_on(host(), name, number)
+}
+
+#[cfg(feature = "kvm")]
+fn mac_on(host: u64, name: &str, number: usize) -> vmm::MacAddress {
+    use twox_hash::XxHash3_64 as Hash;
+    let card = Hash::oneshot_with_seed(number as u64, name.as_bytes());
+    let hash = Hash::oneshot_with_seed(host, &card.to_le_bytes()).to_le_bytes();
     vmm::MacAddress([0x52, 0x54, 0, hash[0], hash[1], hash[2]])
+}
+
+/// This host, told from others: by its machine-id(5), or, where it has none, by chance, and only for as long as this
+/// process lives.
+#[cfg(feature = "kvm")]
+fn host() -> u64 {
+    use std::{hash::BuildHasher, sync::OnceLock};
+    static HOST: OnceLock<u64> = OnceLock::new();
+    *HOST.get_or_init(|| {
+        let files = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
+        files
+            .iter()
+            .find_map(|file| host_of(&std::fs::read_to_string(file).ok()?))
+            .unwrap_or_else(|| std::hash::RandomState::new().hash_one(std::process::id()))
+    })
+}
+
+/// The host of a machine-id: nothing if the file was not filled in yet.
+#[cfg(feature = "kvm")]
+fn host_of(machine_id: &str) -> Option<u64> {
+    let id = machine_id.trim();
+    let is_one = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_one.then(|| twox_hash::XxHash3_64::oneshot(id.as_bytes()))
 }
 
 #[cfg(test)]
@@ -170,5 +201,19 @@ mod tests {
         assert_eq!(mac_of("a", 0), mac_of("a", 0));
         assert_ne!(mac_of("a", 0), mac_of("a", 1));
         assert!(mac_of("b", 0).is_unicast());
+    }
+
+    #[cfg(feature = "kvm")]
+    #[test]
+    fn entry_27_two_vms_of_one_name_on_two_hosts_have_two_addresses() {
+        let one = host_of("0123456789abcdef0123456789abcdef\n").expect("a machine-id");
+        let other = host_of("0123456789abcdef0123456789abcde0\n").expect("a machine-id");
+        assert_ne!(mac_on(one, "demo", 0), mac_on(other, "demo", 0));
+        assert_eq!(mac_on(one, "demo", 0), mac_on(one, "demo", 0));
+        assert!(mac_on(other, "demo", 0).is_unicast());
+        // In an image before its first boot.
+        for none in ["", "uninitialized\n", "0123"] {
+            assert_eq!(host_of(none), None, "{none:?}");
+        }
     }
 }

@@ -24,6 +24,10 @@ pub fn tell(name: &str, end: &End) -> ExitCode {
             tell!("{name} moved to {to}");
             ExitCode::SUCCESS
         }
+        End::EndedElsewhere { to, ending } => {
+            tell!("{name} ended at {to} with code {}: {}", ending.exit_code, ending.words);
+            ExitCode::from(ending.exit_code)
+        }
         End::NothingCame => {
             tell!("ferry: no VM came to {name}");
             ExitCode::FAILURE

@@ -42,7 +42,7 @@ const UNTOLD: u8 = 5;
 pub struct Migrate {
     /// The VM's name
     name: String,
-    /// Where to: tcp://HOST:PORT or unix:///PATH
+    /// Where to: tcp://HOST:PORT, HOST (port 7800) or unix:///PATH
     address: Address,
     /// pre-copy, post-copy or stop-and-copy
     #[arg(long, short, default_value = "pre-copy")]
@@ -59,6 +59,9 @@ pub struct Migrate {
     /// How long all may take until the handover [default: as long as it takes]
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     timeout: Option<Duration>,
+    /// How long the other host may acknowledge nothing before it counts as gone
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = units::peer_timeout)]
+    peer_timeout: Duration,
     /// Compare digests of all memory: before the guest runs on (adds to the downtime) or after
     #[arg(long, value_enum, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "before-start")]
     verify: Option<Verify>,
@@ -132,6 +135,7 @@ impl Migrate {
             max_rounds: Some(self.max_rounds),
             max_bandwidth_bits_per_second: self.max_bandwidth,
             timeout_us: self.timeout.map(micros),
+            peer_timeout_us: Some(micros(self.peer_timeout)),
             verify: match self.verify {
                 None => options::Verify::No,
                 Some(Verify::BeforeStart) => options::Verify::BeforeStart,
@@ -239,6 +243,11 @@ pub fn conclude(name: &str, report: Option<&Report>) -> ExitCode {
                  `ferry resume --force {name}` runs it here. Never let it run on both sides"
             );
             ExitCode::from(IN_DOUBT)
+        }
+        Outcome::Ended => {
+            let code = report.guest_end.as_ref().map_or(0, |end| end.exit_code);
+            tell!("ferry: {name} ended at the destination with code {code}: {why}");
+            ExitCode::FAILURE
         }
         Outcome::Interrupted => {
             tell!(

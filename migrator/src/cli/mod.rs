@@ -5,6 +5,7 @@ mod background;
 mod balloon;
 mod bench;
 mod boot;
+mod bridges;
 mod console;
 mod devices;
 mod doctor;

@@ -1,16 +1,17 @@
 //! `ferry receive`
 
-use std::{ffi::OsString, process::ExitCode, sync::Arc, thread};
+use std::{ffi::OsString, path::Path, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
 
 use super::{
     background::{self, Background},
+    bridges,
     devices::HostDevices,
     ending,
     output::tell,
-    terminal,
+    terminal, units,
 };
 use crate::{
     daemon::{ConsoleLog, Daemon, Receiver, Registry, receive_one, serve},
@@ -25,7 +26,7 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Receive {
-    /// Where to listen: tcp://HOST:PORT (port 0: any that is free) or unix:///PATH
+    /// Where to listen: tcp://HOST:PORT (port 0: any that is free; none: 7800) or unix:///PATH
     #[arg(value_name = "ADDRESS")]
     address: Address,
     /// The name to go by, before and after [default: incoming-PORT, then the VM's own]
@@ -36,6 +37,9 @@ pub struct Receive {
     backing: Backing,
     #[command(flatten)]
     devices: HostDevices,
+    /// How long the source's host may acknowledge nothing before it counts as gone
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = units::peer_timeout)]
+    peer_timeout: Duration,
     /// Give up after one failed try
     #[arg(long)]
     once: bool,
@@ -60,12 +64,16 @@ impl Receive {
     pub fn execute(self, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
         self.background.begin();
         let registry = Registry::open()?;
+        if !self.background.is_in_background() {
+            self.warn_of_bridges();
+        }
         if self.detach && !self.background.is_in_background() {
             return background::start(&registry, arguments);
         }
         let listening = self.address.listen();
-        let (acceptor, address) =
+        let (mut acceptor, address) =
             listening.with_context(|| format!("cannot listen at {}: choose another port?", self.address))?;
+        acceptor.set_peer_timeout(self.peer_timeout);
         let claim = match &self.name {
             Some(name) => registry.claim(name)?,
             None => registry.claim_numbered(&default_name(&address))?,
@@ -73,6 +81,9 @@ impl Receive {
         let name = claim.name().to_owned();
         let daemon = Daemon::awaiting(&name, address.to_string(), Arc::<ConsoleLog>::default());
         background::say(&format!("listening on {address}"));
+        if self.address.is_everywhere() {
+            background::say("and on this host's other addresses");
+        }
         self.background.ready(&registry, &name);
 
         let interrupt = Interrupt::default();
@@ -93,6 +104,19 @@ impl Receive {
         interrupt.raise();
         drop(attached.try_recv());
         Ok(ending::tell(&daemon.name(), &end))
+    }
+
+    /// Says beforehand which gateways the guest may not reach after its move.
+    fn warn_of_bridges(&self) {
+        for tap in &self.devices.taps {
+            if let Some(bridge) = bridges::without_fixed_mac(Path::new(bridges::INTERFACES), tap) {
+                tell!(
+                    "ferry: {tap} is in the bridge {bridge}, whose MAC changes with its ports. If it is the guest's gateway, \
+                     the guest cannot reach it for up to a minute after the move; {}",
+                    bridges::mend(&bridge)
+                );
+            }
+        }
     }
 }
 

@@ -97,8 +97,10 @@ pub fn attach_own(socket: &Path, daemon: &Arc<Daemon>) -> anyhow::Result<Attache
     let (input, output) = (console.try_clone()?, console.try_clone()?);
     let daemon = daemon.clone();
     thread::spawn(move || {
-        if copy_input(input) == Left::ByUser {
-            daemon.stop();
+        if copy_input(input) == Left::ByUser
+            && let Err(refusal) = daemon.stop(false)
+        {
+            tell!("ferry: {refusal}");
         }
     });
     let output = Some(thread::spawn(move || copy_output(output)));

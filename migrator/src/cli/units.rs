@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::transport::MIN_PEER_TIMEOUT;
+
 /// `512MiB`, `4GiB`, `512M`: memory is binary, whichever way it is written.
 pub fn memory(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
@@ -44,6 +46,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         return Duration::try_from_secs_f64(number * seconds).map_err(|_| expected());
     }
     humantime::parse_duration(text).map_err(|_| expected())
+}
+
+/// A [`duration`] that the kernel can wait for a peer.
+pub fn peer_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration(text)?;
+    match timeout >= MIN_PEER_TIMEOUT {
+        true => Ok(timeout),
+        false => Err("write a second at least, as 15s".to_owned()),
+    }
 }
 
 fn seconds_of(unit: &str) -> Option<f64> {

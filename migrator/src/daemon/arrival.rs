@@ -4,7 +4,7 @@ use std::{sync::Arc, thread, time::Duration};
 
 use super::{Daemon, End, Facts, Place, Standing};
 use crate::{
-    destination::{ReceiveError, receive},
+    destination::{EndNotice, ReceiveError, receive},
     machine::{Handles, Host, HostShare, Machine},
     pages::PAGE_SIZE,
     report::in_words,
@@ -59,9 +59,9 @@ impl Daemon {
     ) -> Result<(), String> {
         let mut host =
             Host::new(share.clone(), |vm: &VmDescription, handles: Handles| self.made(vm, handles));
-        let started = |vm: &VmDescription| {
+        let started = |vm: &VmDescription, end: EndNotice| {
             self.update(|inner| {
-                inner.place = Place::Arriving { standing: Standing::on_arrival(vm) };
+                inner.place = Place::Arriving { standing: Standing::on_arrival(vm), end };
                 inner.listening = None;
                 inner.wanted_name = Some(vm.name.clone());
             });
@@ -72,13 +72,18 @@ impl Daemon {
                 self.here(arrival.vm, Standing::on_arrival(&arrival.description));
                 Ok(())
             }
+            Err(ReceiveError::Ended { .. }) => {
+                self.ended_on_arrival();
+                Ok(())
+            }
             Err(error @ ReceiveError::Interrupted { .. }) => {
                 user.failed(&format!(
-                    "{}. It is kept here as \"interrupted\": look whether the source still has its memory before you stop it",
+                    "{}. It is kept here as \"interrupted\" and cannot go on: if the source still has the guest, \
+                     `ferry stop` it here and `ferry resume --force` it there",
                     in_words_of(&error)
                 ));
-                if let ReceiveError::Interrupted { vm, .. } = error {
-                    self.here(*vm, Standing::Interrupted);
+                if let ReceiveError::Interrupted { vm, missing_pages, .. } = error {
+                    self.here(*vm, Standing::Incomplete { missing_pages });
                 }
                 Ok(())
             }

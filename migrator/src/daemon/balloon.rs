@@ -1,6 +1,6 @@
 //! The guest's balloon: memory it is asked to do without.
 
-use super::{Daemon, Place, Refusal, Standing};
+use super::{Daemon, Place, Refusal};
 use crate::{
     machine::{BalloonReport, Handles},
     pages::PAGE_SIZE,
@@ -27,8 +27,8 @@ impl Daemon {
     pub fn set_balloon(&self, bytes: u64) -> Result<BalloonReport, Refusal> {
         let name = self.name();
         self.with_machine_here(|machine, standing| {
-            if matches!(standing, Standing::Unknown | Standing::Interrupted) {
-                return Err(Refusal::InDoubt);
+            if let Some(refusal) = standing.refusal(&name, false) {
+                return Err(refusal);
             }
             let handles = machine.handles();
             if handles.balloon().is_none() {

@@ -46,16 +46,18 @@ impl Daemon {
         let name = inner.name.clone();
         match (&inner.place, &inner.handles) {
             (
-                Place::Arriving { standing: Standing::Running }
+                Place::Arriving { standing: Standing::Running, .. }
                 | Place::Here { standing: Standing::Running, .. },
                 Some(handles),
             ) => Ok(handles.clone()),
             (
-                Place::Arriving { standing: Standing::Paused }
+                Place::Arriving { standing: Standing::Paused, .. }
                 | Place::Here { standing: Standing::Paused, .. },
                 _,
             ) => Err(Refusal::Paused { name }),
-            (Place::Here { .. }, _) => Err(Refusal::InDoubt),
+            (Place::Here { standing, .. }, _) => {
+                Err(standing.refusal(&name, false).unwrap_or(Refusal::InDoubt))
+            }
             (place, _) => Err(place.refusal(&name)),
         }
     }

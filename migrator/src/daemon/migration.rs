@@ -18,13 +18,16 @@ use crate::{
     report::{Outcome, Report, in_words},
     source::migrate,
     strategy::Strategy,
-    transport::{Address, Interrupt},
+    transport::{Address, Interrupt, MIN_PEER_TIMEOUT},
     vm::{HeldVm, SourceVm},
 };
 
 /// How long a process whose VM has moved waits for somebody to fetch the report: on a busy host `ferry migrate` may take
 /// seconds to get the processor.
 const REPORT_LIFETIME: Duration = Duration::from_secs(10);
+
+/// The same, for one whose guest has ended there.
+const ENDED_REPORT_LIFETIME: Duration = Duration::from_millis(1500);
 
 /// What is asked for.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -46,6 +49,10 @@ pub struct MigrationRequest {
     /// How long all may take until the handover, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_us: Option<u64>,
+    /// How long the destination's host may acknowledge nothing before it counts as gone, in microseconds; at least a
+    /// second. 15 s if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_timeout_us: Option<u64>,
     /// When to compare digests of all memory.
     #[serde(default)]
     pub verify: Verify,
@@ -59,7 +66,9 @@ impl MigrationRequest {
             max_rounds: self.max_rounds.unwrap_or(default.max_rounds),
             max_bandwidth: self.max_bandwidth_bits_per_second,
             timeout: self.timeout_us.map(Duration::from_micros),
+            peer_timeout: self.peer_timeout_us.map_or(default.peer_timeout, Duration::from_micros),
             verify: self.verify,
+            answer_timeout: default.answer_timeout,
         }
     }
 }
@@ -92,9 +101,12 @@ impl Daemon {
             return Err(Refusal::Request("a bandwidth of 0 moves nothing: leave it out for no limit".into()));
         }
         let (strategy, options) = (request.strategy, request.options());
+        if options.peer_timeout < MIN_PEER_TIMEOUT {
+            return Err(Refusal::Request("the peer timeout must be a second at least".into()));
+        }
         let interrupt = Interrupt::default();
         let progress = Arc::<Progress>::default();
-        let (machine, was) = self.give_to_engine(&interrupt, &progress)?;
+        let (machine, was) = self.give_to_engine(&interrupt, &progress, &address.to_string())?;
         // A thread that could not be started would take the machine with it, so the machine follows when it runs.
         let (sender, receiver) = std::sync::mpsc::sync_channel::<Machine>(1);
         let daemon = self.clone();
@@ -128,8 +140,11 @@ impl Daemon {
     /// If there is none.
     pub fn cancel(&self) -> Result<(), Refusal> {
         let inner = self.lock();
+        if let Some(too_late) = inner.place.past_handover(&inner.name) {
+            return Err(too_late);
+        }
         match &inner.place {
-            Place::Migrating { interrupt } => {
+            Place::Migrating { interrupt, .. } => {
                 interrupt.raise();
                 Ok(())
             }
@@ -156,17 +171,19 @@ impl Daemon {
         &self,
         interrupt: &Interrupt,
         progress: &Arc<Progress>,
+        to: &str,
     ) -> Result<(Machine, Standing), Refusal> {
         let mut inner = self.lock_when_arrived();
         let name = inner.name.clone();
         match &inner.place {
             Place::Here { standing: Standing::Running | Standing::Paused, .. } if inner.end.is_none() => {}
-            Place::Here { standing: Standing::Unknown | Standing::Interrupted, .. } => {
-                return Err(Refusal::InDoubt);
+            Place::Here { standing, .. } if inner.end.is_none() => {
+                return Err(standing.refusal(&name, false).unwrap_or(Refusal::InDoubt));
             }
             other => return Err(other.refusal(&name)),
         }
-        let migrating = Place::Migrating { interrupt: interrupt.clone() };
+        let migrating =
+            Place::Migrating { interrupt: interrupt.clone(), progress: progress.clone(), to: to.to_owned() };
         let place = std::mem::replace(&mut inner.place, migrating);
         inner.migration = Some(Record { progress: progress.clone(), report: None, is_fetched: false });
         drop(inner);
@@ -180,12 +197,20 @@ impl Daemon {
     /// Takes note of how it ended, and keeps or drops the machine accordingly; one that stays is as it `was`.
     fn migrated(&self, machine: Machine, was: Standing, report: Report, to: &str) {
         let standing = match report.outcome {
-            Outcome::Completed => None,
+            Outcome::Completed | Outcome::Ended => None,
+            Outcome::Failed | Outcome::Cancelled if report.paused => Some(Standing::Paused),
             Outcome::Failed | Outcome::Cancelled => Some(was),
             Outcome::Unknown => Some(Standing::Unknown),
             Outcome::Interrupted => Some(Standing::Interrupted),
         };
         let mut machine = Some(machine);
+        let (end, report_lifetime) = match &report.guest_end {
+            // What it was to be is over: nobody needs this process.
+            Some(end) => {
+                (End::EndedElsewhere { to: to.to_owned(), ending: end.clone() }, ENDED_REPORT_LIFETIME)
+            }
+            None => (End::Moved { to: to.to_owned() }, REPORT_LIFETIME),
+        };
         self.update(|inner| {
             inner.place = match (standing, machine.take()) {
                 (Some(standing), Some(machine)) => Place::Here { machine, standing },
@@ -197,17 +222,17 @@ impl Daemon {
             inner.note(report, standing);
         });
         if standing.is_none() {
-            self.await_fetch();
-            self.finish(End::Moved { to: to.to_owned() });
+            self.await_fetch(report_lifetime);
+            self.finish(end);
             // Only now: giving back a large guest's memory takes a while, and the user waits for the report.
             drop(machine);
         }
     }
 
-    fn await_fetch(&self) {
+    fn await_fetch(&self, at_most: Duration) {
         let begin = Instant::now();
         let is_fetched = || self.lock().migration.as_ref().is_some_and(|record| record.is_fetched);
-        while !is_fetched() && begin.elapsed() < REPORT_LIFETIME {
+        while !is_fetched() && begin.elapsed() < at_most {
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -229,7 +254,8 @@ impl Inner {
         if let Some(record) = &mut self.migration {
             record.report = Some(report);
         }
-        if self.stop_wanted && standing.is_some() {
+        // What another host may still need is kept, whatever was wanted before.
+        if self.stop_wanted && matches!(standing, Some(Standing::Running | Standing::Paused)) {
             self.end.get_or_insert(End::Stopped);
         }
     }

@@ -69,6 +69,8 @@ struct Inner {
     handles: Option<Handles>,
     listening: Option<String>,
     migration: Option<Record>,
+    /// How it ends as soon as the source knows: the guest ended before its last page had come.
+    end_on_arrival: Option<End>,
     /// To be stopped as soon as the engine gives the machine back.
     stop_wanted: bool,
     end: Option<End>,
@@ -103,6 +105,7 @@ impl Daemon {
                 handles: None,
                 listening: None,
                 migration: None,
+                end_on_arrival: None,
                 stop_wanted: false,
                 end: None,
                 overhead: None,
@@ -158,6 +161,7 @@ impl Daemon {
     /// # Errors
     /// If it is not here, or migrating.
     pub fn pause(&self) -> Result<(), Refusal> {
+        let name = self.name();
         self.with_machine_here(|machine, standing| match *standing {
             Standing::Running => {
                 machine.pause().map_err(Refusal::Machine)?;
@@ -165,7 +169,7 @@ impl Daemon {
                 Ok(())
             }
             Standing::Paused => Ok(()),
-            Standing::Unknown | Standing::Interrupted => Err(Refusal::InDoubt),
+            other => other.refusal(&name, false).map_or(Ok(()), Err),
         })
     }
 
@@ -174,14 +178,15 @@ impl Daemon {
     /// # Errors
     /// If it is not here, migrating, or in doubt and not forced.
     pub fn resume(&self, force: bool) -> Result<(), Refusal> {
-        self.with_machine_here(|machine, standing| match *standing {
-            Standing::Running => Ok(()),
-            Standing::Unknown | Standing::Interrupted if !force => Err(Refusal::InDoubt),
-            Standing::Paused | Standing::Unknown | Standing::Interrupted => {
-                machine.resume().map_err(Refusal::Machine)?;
-                *standing = Standing::Running;
-                Ok(())
+        let name = self.name();
+        self.with_machine_here(|machine, standing| {
+            if let Some(refusal) = standing.refusal(&name, force) {
+                return Err(refusal);
             }
+            // Does nothing where it runs already.
+            machine.resume().map_err(Refusal::Machine)?;
+            *standing = Standing::Running;
+            Ok(())
         })
     }
 
@@ -199,6 +204,11 @@ impl Daemon {
         drop(inner);
         self.changed.send_replace(());
         result
+    }
+
+    /// Whether a guest is here whose last pages are still coming.
+    pub(crate) fn is_arriving(&self) -> bool {
+        matches!(self.lock().place, Place::Arriving { .. })
     }
 
     /// Locks once the machine is not just about to be given back by the engine.

@@ -1,10 +1,17 @@
 //! Where the machine is.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Refusal;
-use crate::{machine::Machine, transport::Interrupt};
+use super::{Refusal, refusal::PagesLeft};
+use crate::{
+    destination::EndNotice,
+    machine::Machine,
+    progress::{Phase, Progress},
+    transport::Interrupt,
+};
 
 /// Where the machine is, and whose.
 pub enum Place {
@@ -14,6 +21,8 @@ pub enum Place {
     Arriving {
         /// Whether it runs, or stands still as its user wanted it.
         standing: Standing,
+        /// Where its end is said before its last page has come.
+        end: EndNotice,
     },
     /// Here, and nobody else has it.
     Here {
@@ -26,6 +35,10 @@ pub enum Place {
     Migrating {
         /// Calls the migration off.
         interrupt: Interrupt,
+        /// How far it is.
+        progress: Arc<Progress>,
+        /// Where to.
+        to: String,
     },
     /// It runs elsewhere.
     Moved {
@@ -43,8 +56,28 @@ pub enum Standing {
     Paused,
     /// Paused here, and it may run at the destination.
     Unknown,
-    /// Some of its pages are only at the other side.
+    /// It was started at the destination, which may lack pages that only this side has.
     Interrupted,
+    /// It came without so many of its pages, and they will not come. It is never run, moved or checked again.
+    Incomplete {
+        /// How many pages are missing.
+        missing_pages: u64,
+    },
+}
+
+impl Standing {
+    /// Why a guest that stands so is not let run, moved or asked; nothing if it may be. `force` is the user's word that it
+    /// runs nowhere else.
+    pub(super) fn refusal(self, name: &str, force: bool) -> Option<Refusal> {
+        match self {
+            Standing::Running | Standing::Paused => None,
+            Standing::Unknown | Standing::Interrupted if force => None,
+            Standing::Unknown | Standing::Interrupted => Some(Refusal::InDoubt),
+            Standing::Incomplete { missing_pages } => {
+                Some(Refusal::Incomplete { name: name.to_owned(), missing_pages })
+            }
+        }
+    }
 }
 
 /// What is known of a VM without asking its guest.
@@ -97,11 +130,11 @@ impl Place {
         let name = match self {
             Place::Awaited => "receiving",
             Place::Here { standing: Standing::Running, .. } if is_booting => "booting",
-            Place::Arriving { standing } | Place::Here { standing, .. } => match standing {
+            Place::Arriving { standing, .. } | Place::Here { standing, .. } => match standing {
                 Standing::Running => "running",
                 Standing::Paused => "paused",
                 Standing::Unknown => "unknown",
-                Standing::Interrupted => "interrupted",
+                Standing::Interrupted | Standing::Incomplete { .. } => "interrupted",
             },
             Place::Migrating { .. } => "migrating",
             Place::Moved { .. } => "moved",
@@ -116,7 +149,19 @@ impl Place {
             Place::Awaited => Refusal::NotHereYet { name },
             Place::Arriving { .. } => Refusal::StillArriving { name },
             Place::Moved { to } => Refusal::Moved { name, to: to.clone() },
-            Place::Migrating { .. } | Place::Here { .. } => Refusal::Migrating { name },
+            Place::Migrating { .. } => self.past_handover(&name).unwrap_or(Refusal::Migrating { name }),
+            Place::Here { .. } => Refusal::Migrating { name },
         }
+    }
+
+    /// Why a migration can no longer be called off, if the guest runs at the destination already.
+    pub(super) fn past_handover(&self, name: &str) -> Option<Refusal> {
+        let Place::Migrating { progress, to, .. } = self else { return None };
+        let now = progress.snapshot();
+        matches!(now.phase, Phase::Push | Phase::Verify).then(|| Refusal::PastHandover {
+            name: name.to_owned(),
+            to: to.clone(),
+            left: PagesLeft { pages: now.pages_left, bytes_per_second: now.bytes_per_second },
+        })
     }
 }

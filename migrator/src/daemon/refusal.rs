@@ -1,8 +1,29 @@
 //! Why a VM's process does not do what it was asked.
 
+use std::fmt;
+
 use thiserror::Error;
 
-use crate::{machine::UnavailableGuest, vm::VmError};
+use crate::{machine::UnavailableGuest, pages::PAGE_SIZE, vm::VmError};
+
+/// How many pages are to go, and how fast they do.
+#[derive(Clone, Copy, Debug)]
+pub struct PagesLeft {
+    /// Pages that the destination has not got.
+    pub pages: u64,
+    /// How fast the link is, if that is known.
+    pub bytes_per_second: u64,
+}
+
+impl fmt::Display for PagesLeft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} pages to go", self.pages)?;
+        match (self.pages * PAGE_SIZE as u64).checked_div(self.bytes_per_second) {
+            Some(seconds) => write!(f, ", about {} s", seconds + 1),
+            None => Ok(()),
+        }
+    }
+}
 
 /// Why not. Nothing has changed then.
 #[derive(Debug, Error)]
@@ -25,6 +46,19 @@ pub enum Refusal {
         /// Its name.
         name: String,
     },
+    /// Its guest runs at the destination already, and needs pages that are here.
+    #[error(
+        "too late: {name} runs at {to}; {left}. This process ends when the last one is there; `ferry stop --force {name}` \
+         ends it now, and takes from the guest there what it has not got"
+    )]
+    PastHandover {
+        /// Its name.
+        name: String,
+        /// Where it runs.
+        to: String,
+        /// What it has not got.
+        left: PagesLeft,
+    },
     /// It runs elsewhere.
     #[error("{name} has moved to {to}")]
     Moved {
@@ -46,6 +80,18 @@ pub enum Refusal {
          here nevertheless"
     )]
     InDoubt,
+    /// It came without all of its memory.
+    #[error(
+        "{missing_pages} pages of {name} never came, and only the source has them: it cannot run, be moved or be checked \
+         here. `ferry stop {name}` ends what is here. Then `ferry resume --force {name}` at the source, if it is paused \
+         there, runs it as it was when it left; what it did here since is lost"
+    )]
+    Incomplete {
+        /// Its name.
+        name: String,
+        /// How many pages are missing.
+        missing_pages: u64,
+    },
     /// There is nothing to call off.
     #[error("{name} is not being migrated: there is nothing to cancel")]
     NotMigrating {

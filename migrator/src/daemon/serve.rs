@@ -78,14 +78,18 @@ async fn await_end(daemon: &Daemon) -> End {
 /// Holds the name, and takes the VM's own as soon as one has arrived and its name is free.
 async fn keep_name(daemon: &Daemon, mut claim: Claim, take_name: bool) -> End {
     if take_name && let Some(wanted) = await_wanted_name(daemon).await {
-        let begin = Instant::now();
+        let mut tried_since = Instant::now();
         loop {
+            if daemon.is_arriving() {
+                // A source on this host keeps the name until its last page has gone, however long that takes.
+                tried_since = Instant::now();
+            }
             match claim.rename(&wanted) {
                 Ok(()) => {
                     daemon.update(|inner| inner.name.clone_from(&wanted));
                     break;
                 }
-                Err(RegistryError::Taken { .. }) if begin.elapsed() < NAME_PATIENCE => {
+                Err(RegistryError::Taken { .. }) if tried_since.elapsed() < NAME_PATIENCE => {
                     sleep(NAME_TICK).await;
                 }
                 Err(error) => {
@@ -108,7 +112,7 @@ async fn await_wanted_name(daemon: &Daemon) -> Option<String> {
     }
 }
 
-/// The first signal ends the process in order, a second at once.
+/// The first signal ends the process in order, a second at once; none does while a guest at a destination needs it.
 fn stop_on_signals(daemon: &Arc<Daemon>) -> io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     // The terminal was closed.
@@ -122,10 +126,19 @@ fn stop_on_signals(daemon: &Arc<Daemon>) -> io::Result<()> {
                 _ = hang_up.recv() => {}
             }
         };
-        next().await;
-        daemon.stop();
-        next().await;
-        daemon.finish(End::Stopped);
+        let mut was_asked = false;
+        loop {
+            next().await;
+            match daemon.stop(false) {
+                // Another host depends on this process: no number of signals ends it, only a forced stop does.
+                Err(too_late) => {
+                    was_asked = false;
+                    tracing::warn!("{too_late}");
+                }
+                Ok(()) if was_asked => return daemon.finish(End::Stopped),
+                Ok(()) => was_asked = true,
+            }
+        }
     });
     Ok(())
 }

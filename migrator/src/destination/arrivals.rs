@@ -3,9 +3,12 @@
 #[cfg(test)]
 mod tests;
 
-use std::sync::{
-    Condvar, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use thiserror::Error;
@@ -20,6 +23,9 @@ use crate::{
     vm::{MissingPages, VmError},
 };
 
+/// The most runs of pages that are asked for at once: a message of less than a megabyte.
+const MAX_RESENT_RUNS: usize = 50_000;
+
 /// What is missing will not come.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("missing pages will not come")]
@@ -32,6 +38,8 @@ pub(super) struct Arrivals {
     remaining: AtomicU64,
     digest: AtomicU64,
     keep_digest: bool,
+    /// As the state says, for the thread that vCPUs wait for: it takes no lock.
+    is_bulk_lost: AtomicBool,
     state: Mutex<(State, Links)>,
     changed: Condvar,
 }
@@ -51,8 +59,20 @@ enum State {
 /// What is known of the two links that bring pages.
 #[derive(Clone, Copy, Default)]
 struct Links {
-    bulk_ended: bool,
+    bulk: Bulk,
     urgent_failed: bool,
+}
+
+/// What is known of the bulk link.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Bulk {
+    /// Pages are pushed.
+    #[default]
+    Open,
+    /// All were.
+    Ended,
+    /// It brings nothing more, though not all came.
+    Lost,
 }
 
 impl Arrivals {
@@ -64,6 +84,7 @@ impl Arrivals {
             remaining: AtomicU64::new(0),
             digest: AtomicU64::new(0),
             keep_digest: false,
+            is_bulk_lost: AtomicBool::new(false),
             state: Mutex::new((State::Complete, Links::default())),
             changed: Condvar::new(),
         }
@@ -109,21 +130,62 @@ impl Arrivals {
         Ok(())
     }
 
-    /// Waits until all is there, or until it is known that it will not come.
-    pub fn wait(&self) {
+    /// Waits for a moment, or until all is there or known not to come. Returns whether there is more to wait for.
+    pub fn wait(&self, at_most: Duration) -> bool {
         let waits = |(state, _): &mut (State, Links)| matches!(state, State::Loading | State::Running);
         // Poisoned or not, the state is one word.
-        drop(self.changed.wait_while(self.lock(), waits));
+        let waited = self.changed.wait_timeout_while(self.lock(), at_most, waits);
+        waited.is_ok_and(|(_, result)| result.timed_out())
     }
 
-    /// The bulk link brings nothing more: because all was pushed, or because it failed.
+    /// Which pages have not come, if the link that page faults are served over is lost and the push is over: they are to
+    /// be pushed again. Says so once a push.
+    pub fn take_lost(&self) -> Option<Missing> {
+        let mut state = self.lock();
+        let (State::Running, Links { bulk: Bulk::Ended, urgent_failed: true }) = *state else { return None };
+        state.1.bulk = Bulk::Open;
+        let mut lost = Missing::from_set(&self.unclaimed());
+        if let Missing::Runs(runs) = &mut lost {
+            // What does not go into one message is named after that.
+            runs.truncate(MAX_RESENT_RUNS);
+        }
+        Some(lost)
+    }
+
+    /// Which pages are to be requested, since the link that pushes them is lost, or has brought damaged ones.
+    pub fn is_rest_to_request(&self) -> bool {
+        self.is_bulk_lost.load(Ordering::Relaxed) && self.remaining() > 0
+    }
+
+    /// The next pages, from `from` on, that nobody has installed.
+    pub fn next_unclaimed(&self, from: PageNumber, max_pages: u64) -> Option<PageRun> {
+        self.unclaimed().next_run(from, max_pages)
+    }
+
+    fn unclaimed(&self) -> PageSet {
+        self.claims.unclaimed()
+    }
+
+    /// The bulk link brings nothing more: because all was pushed, or because it failed or brought damaged pages. What is
+    /// missing then is requested over the urgent link, if that lives.
     pub fn bulk_ended(&self, failed: bool, missing: &dyn MissingPages) {
         let mut state = self.lock();
-        state.1.bulk_ended = true;
+        state.1.bulk = if failed { Bulk::Lost } else { Bulk::Ended };
+        self.is_bulk_lost.store(failed, Ordering::Relaxed);
         // After a push that ended well, the last answers may be under way on the urgent link.
-        if failed || state.1.urgent_failed {
+        if failed && (state.1.urgent_failed || state.0 == State::Loading) {
             self.stop(state, missing);
         }
+    }
+
+    /// Whether another push may come on the bulk link.
+    pub fn may_be_pushed_again(&self) -> bool {
+        matches!(self.lock().0, State::Loading | State::Running)
+    }
+
+    /// The control link is gone as well: nobody can be asked for what is missing.
+    pub fn give_up(&self, missing: &dyn MissingPages) {
+        self.stop(self.lock(), missing);
     }
 
     /// The urgent link brings nothing more. The push may still bring all.
@@ -135,7 +197,8 @@ impl Arrivals {
             State::Complete => let_go(missing),
             // A guest that has not started needs answers, for nothing is pushed before the start.
             State::Loading => self.stop(state, missing),
-            State::Running if state.1.bulk_ended => self.stop(state, missing),
+            State::Running if state.1.bulk == Bulk::Lost => self.stop(state, missing),
+            // The push goes on, and what the answers would have brought is pushed again.
             State::Running | State::Stopped => {}
         }
     }

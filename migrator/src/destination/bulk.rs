@@ -17,6 +17,7 @@ use crate::{
     pages::{Digest, GuestPages, Landing, PageSink, SinkError},
     protocol::{FrameKind, MAX_FRAME_PAGES},
     ready::spawn_ready,
+    report::in_words,
     transport::{Interrupt, Pace, Wire},
     urgent::{Priority, set_priority},
     vm::MissingPages,
@@ -96,12 +97,38 @@ fn run(
     stage.send(landing.digest()).ok();
     let Ok((arrivals, missing)) = installer.recv() else { return Ok(()) };
     // The guest may run here: what is missing must come, whatever the user says now.
-    wire.ignore_interrupt();
+    wire.outlast();
     set_priority(Priority::Push);
     wire.set_pace(Pace::Considerate);
-    let result = install(&mut sink, &mut *wire, &arrivals, &*missing);
-    arrivals.bulk_ended(result.is_err(), &*missing);
-    result
+    // Once, and again what the other link lost.
+    while arrivals.may_be_pushed_again() {
+        let result = install(&mut sink, &mut *wire, &arrivals, &*missing);
+        arrivals.bulk_ended(!matches!(result, Ok(Pushed::Whole)), &*missing);
+        if let Err(error) = result {
+            if !arrivals.may_be_pushed_again() {
+                // The source has ended the link, because all is here.
+                return Ok(());
+            }
+            if matches!(error, SinkError::Install(_) | SinkError::AlreadyThere { .. }) {
+                // Not the link, but this machine's memory.
+                arrivals.give_up(&*missing);
+                return Err(error);
+            }
+            tracing::warn!(error = in_words(&error), "the bulk link is lost: its pages are requested");
+            wire.hang_up();
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// How a push ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pushed {
+    /// All that was sent is in place.
+    Whole,
+    /// Some frames were damaged on the way, and their pages are missing still.
+    Damaged,
 }
 
 /// Receives the pages that the source pushes, until it has pushed all.
@@ -110,21 +137,30 @@ pub(super) fn install(
     wire: &mut dyn Wire,
     arrivals: &Arrivals,
     missing: &dyn MissingPages,
-) -> Result<(), SinkError> {
+) -> Result<Pushed, SinkError> {
     let mut staging = None;
+    let mut pushed = Pushed::Whole;
     loop {
         let frame = sink.receive_frame(wire)?;
         if frame.kind == FrameKind::StageEnd {
-            return Ok(());
+            return Ok(pushed);
         }
-        match missing.landing_area() {
-            Some(area) => arrivals.receive_in(area, &frame, wire, missing)?,
+        let received = match missing.landing_area() {
+            Some(area) => arrivals.receive_in(area, &frame, wire, missing),
             None => arrivals.receive(
                 &frame,
                 wire,
                 staging.get_or_insert_with(|| Staging::of(MAX_FRAME_PAGES)),
                 missing,
-            )?,
+            ),
+        };
+        match received {
+            // The frame's end is known all the same, and none of its pages was installed.
+            Err(error @ SinkError::Damaged { .. }) => {
+                tracing::warn!(error = in_words(&error), "these pages are requested again");
+                pushed = Pushed::Damaged;
+            }
+            received => received?,
         }
     }
 }

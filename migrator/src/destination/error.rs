@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::{
     pages::{Digest, SinkError},
-    protocol::{FromSource, MessageError},
+    protocol::{FromSource, GuestEnd, MessageError},
     vm::{VmDescription, VmError},
 };
 
@@ -61,6 +61,15 @@ pub enum ReceiveError<V> {
     /// The machine did not start although the source gave the guest up. It runs nowhere.
     #[error("the machine could not be started; the guest runs nowhere, and the source has it whole")]
     Start(#[source] VmError),
+    /// The source said Start and was gone before the guest could be started: it may have resumed it.
+    #[error("the source ended the link right after it said to start the guest; it was not started here")]
+    Withdrawn,
+    /// The guest ran here and ended before its last page came. The source knows.
+    #[error("the guest ended before all of its memory was here: {}", end.words)]
+    Ended {
+        /// How.
+        end: GuestEnd,
+    },
     /// The guest was started here, but pages are missing that only the source has. It waits when it
     /// touches one.
     #[error("the source is gone while {missing_pages} pages of {} are missing here: the guest waits when it touches one", description.name)]
@@ -91,7 +100,7 @@ impl<V> ReceiveError<V> {
             FromSource::Offer(_) => "Offer",
             FromSource::Probe => "Probe",
             FromSource::State(_) => "State",
-            FromSource::Start => "Start",
+            FromSource::Start { .. } => "Start",
         };
         ReceiveError::Unexpected { said }
     }

@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::{
     arrivals::{Arrivals, Staging},
@@ -25,6 +25,7 @@ use crate::{
     pages::{Encoding, PageNumber, PageRun, PageSink, SinkError},
     protocol::{FaultStatistics, Frame, FrameKind, FrameWriter, MAX_FRAME_PAGES, MAX_FRAME_RUNS, Segment},
     ready::spawn_ready,
+    report::in_words,
     transport::Wire,
     urgent::{Priority, set_priority},
     vm::MissingPages,
@@ -85,6 +86,8 @@ struct Server {
     /// When pages that are requested and not yet here were asked for.
     requested: HashMap<PageNumber, Instant>,
     latencies: Latencies,
+    /// What was requested last of what another link did not bring.
+    rest: Option<PageRun>,
 }
 
 impl Server {
@@ -97,6 +100,7 @@ impl Server {
             writer: FrameWriter::default(),
             requested: HashMap::with_capacity(1024),
             latencies: Latencies::new(),
+            rest: None,
         }
     }
 
@@ -104,7 +108,7 @@ impl Server {
     /// pages is told.
     fn run(mut self, begin: &Receiver<Arc<Arrivals>>, stop: &OwnedFd) -> Result<FaultStatistics, SinkError> {
         let Ok(arrivals) = begin.recv() else { return Ok(FaultStatistics::default()) };
-        self.wire.ignore_interrupt();
+        self.wire.outlast();
         let result = self.serve(&arrivals, stop);
         if result.is_err() {
             arrivals.urgent_failed(&*self.missing);
@@ -116,6 +120,9 @@ impl Server {
         let mut faults = Vec::new();
         loop {
             let [fault, answer, stopped] = wait(&*self.missing, &*self.wire, stop)?;
+            if self.rest.is_none() && arrivals.is_rest_to_request() {
+                self.request_rest(arrivals, 0)?;
+            }
             if answer {
                 self.receive_answer(arrivals)?;
             }
@@ -150,9 +157,32 @@ impl Server {
         Ok(())
     }
 
+    /// Requests the next pages that another link did not bring, one run at a time: the answer to one is the time to ask for
+    /// the next, so that neither side fills the link with what the other does not read.
+    fn request_rest(&mut self, arrivals: &Arrivals, from: PageNumber) -> Result<(), SinkError> {
+        // A run of one page would be taken for a fault, which is answered as well.
+        self.rest = arrivals.next_unclaimed(from, MAX_FRAME_PAGES);
+        if let Some(run) = self.rest {
+            self.wire.send(self.writer.encode(FrameKind::Request, 0, &[(Encoding::Raw, run)]))?;
+        }
+        Ok(())
+    }
+
     fn receive_answer(&mut self, arrivals: &Arrivals) -> Result<(), SinkError> {
         let frame: Frame = self.sink.receive_frame(&mut *self.wire)?;
-        arrivals.receive(&frame, &mut *self.wire, &mut self.staging, &*self.missing)?;
+        match arrivals.receive(&frame, &mut *self.wire, &mut self.staging, &*self.missing) {
+            Err(error @ SinkError::Damaged { .. }) => {
+                tracing::warn!(error = in_words(&error), "these pages are requested again");
+                self.wire.send(self.writer.encode(FrameKind::Request, 0, &frame.segments))?;
+                return Ok(());
+            }
+            received => received?,
+        }
+        if let Some(rest) =
+            self.rest.filter(|rest| frame.segments.iter().any(|(_, run)| run.end() >= rest.end()))
+        {
+            self.request_rest(arrivals, rest.end())?;
+        }
         let now = Instant::now();
         for page in frame.segments.iter().flat_map(|(_, run)| run.pages()) {
             if let Some(asked) = self.requested.remove(&page) {
@@ -163,12 +193,15 @@ impl Server {
     }
 }
 
-/// Waits for a fault, an answer, or the word to stop.
+/// How often it is looked whether another link is lost.
+const LOOK_AROUND: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+
+/// Waits for a fault, an answer, or the word to stop; at most for a moment.
 fn wait(missing: &dyn MissingPages, wire: &dyn Wire, stop: &OwnedFd) -> Result<[bool; 3], SinkError> {
     let (faults, answers, stop) = (missing.as_fd(), wire.as_fd(), stop.as_fd());
     let mut fds = [faults, answers, stop].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     loop {
-        match poll(&mut fds, None) {
+        match poll(&mut fds, Some(&LOOK_AROUND)) {
             Ok(_) => return Ok([0, 1, 2].map(|i| !fds[i].revents().is_empty())),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(SinkError::Link(error.into())),

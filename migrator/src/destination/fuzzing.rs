@@ -1,6 +1,10 @@
 //! The destination's ways in, for fuzz targets.
 
-use super::{arrivals::Arrivals, bulk, inject, links};
+use super::{
+    arrivals::Arrivals,
+    bulk::{self, Pushed},
+    inject, links,
+};
 use crate::{
     pages::{Digest, PageSet, PageSink, SinkError},
     protocol::{Greeting, Missing},
@@ -27,8 +31,8 @@ pub(crate) fn receive_missing(
     let expects = arrivals.expect(&Missing::from_set(&expected), keep_digest.then(Digest::default));
     expects.expect("a set of the same guest");
     let result = bulk::install(&mut sink, wire, &arrivals, missing);
-    arrivals.bulk_ended(result.is_err(), missing);
-    Received { result, remaining: arrivals.remaining(), digest: arrivals.digest() }
+    arrivals.bulk_ended(!matches!(result, Ok(Pushed::Whole)), missing);
+    Received { result: result.map(drop), remaining: arrivals.remaining(), digest: arrivals.digest() }
 }
 
 /// Exchanges greetings with a caller.

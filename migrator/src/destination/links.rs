@@ -75,7 +75,7 @@ pub(super) fn accept_data<V>(
 /// Exchanges greetings. Whoever is no Ferry of this version gets an answer that says who we are, and
 /// is dropped.
 pub(super) fn greet(mut wire: Box<dyn Wire>) -> Option<(Box<dyn Wire>, Greeting)> {
-    wire.set_patience(Some(GREETING_PATIENCE));
+    wire.set_deadline(Some(GREETING_PATIENCE));
     let mut bytes = [0; GREETING_BYTES];
     let read = wire.receive(&mut bytes);
     let greeting = read
@@ -84,6 +84,7 @@ pub(super) fn greet(mut wire: Box<dyn Wire>) -> Option<(Box<dyn Wire>, Greeting)
     match greeting {
         Ok(greeting) => {
             wire.send(&greeting.encode()).ok()?;
+            wire.set_deadline(None);
             Some((wire, greeting))
         }
         Err(reason) => {

@@ -22,7 +22,7 @@ mod latencies;
 mod links;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -31,8 +31,8 @@ pub use error::ReceiveError;
 use crate::{
     pages::{Digest, PageSet, RunBytes, SinkError},
     protocol::{
-        ControlLink, FaultStatistics, FromDestination, FromSource, LoadTimes, MAX_PAGES_ALONG, Missing,
-        Offer, StateMessage,
+        ControlLink, FaultStatistics, FromDestination, FromSource, GuestEnd, LoadTimes, MAX_PAGES_ALONG,
+        Missing, Offer, StateMessage,
     },
     report::in_words,
     timeline::micros,
@@ -58,10 +58,26 @@ pub struct Arrival<V> {
     pub faults: FaultStatistics,
 }
 
+/// Where it is said that a guest has ended whose last pages are still coming, so that the source hears of it.
+#[derive(Clone, Debug, Default)]
+pub struct EndNotice(Arc<Mutex<Option<GuestEnd>>>);
+
+impl EndNotice {
+    /// It has ended, by itself or because its user wanted it.
+    pub fn tell(&self, end: GuestEnd) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(end);
+    }
+
+    fn taken(&self) -> Option<GuestEnd> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 /// Waits for one VM and takes it in: until it runs here with all of its memory, or has failed to.
 /// After a failure the next one may be waited for with the same acceptor.
 ///
-/// `on_start` is called once, when the guest runs here, before its last missing page has come.
+/// `on_start` is called once, when the guest runs here, before its last missing page has come. It gets what is to be told
+/// if the guest ends before that.
 ///
 /// # Errors
 /// [`ReceiveError`] says what went wrong and where the guest is now.
@@ -69,7 +85,7 @@ pub fn receive<H: DestinationHost>(
     host: &mut H,
     acceptor: &mut dyn Acceptor,
     interrupt: &Interrupt,
-    on_start: impl FnOnce(&VmDescription),
+    on_start: impl FnOnce(&VmDescription, EndNotice),
 ) -> Result<Arrival<H::Vm>, ReceiveError<H::Vm>> {
     // Raised by whichever thread fails first, so that the others stop waiting.
     let halt = interrupt.child(None);
@@ -177,19 +193,19 @@ impl<V: DestinationVm> Prepared<V> {
     fn receive(
         mut self,
         mut control: Control,
-        on_start: impl FnOnce(&VmDescription),
+        on_start: impl FnOnce(&VmDescription, EndNotice),
     ) -> Result<Arrival<V>, ReceiveError<V>> {
         let _ahead = FramesAhead::of(self.vm.network());
         // A vCPU that has just been started must not take the processor from the thread that started it, which has yet to
         // announce the guest.
         set_priority(Priority::Foremost);
         let start = self.load(&mut control).and_then(|arrivals| {
-            let received = await_start(&mut control)?;
+            let received = self.await_start(&mut control)?;
             arrivals.begin_running().map_err(|_| ReceiveError::Stopped)?;
             let paused = self.offer.vm.paused;
             if paused { self.vm.hold() } else { self.vm.start() }.map_err(ReceiveError::Start)?;
             let elapsed = received.elapsed();
-            control.wire().ignore_interrupt();
+            control.outlast();
             // One that is paused is announced when it runs.
             if let Some(injector) = self.injector.as_ref().filter(|_| !paused) {
                 injector.announce();
@@ -208,8 +224,9 @@ impl<V: DestinationVm> Prepared<V> {
         // The guest runs here, whether the source hears of it or not.
         control.send(&FromDestination::Running { start_us: micros(start) }).ok();
         set_priority(Priority::Normal);
-        on_start(&self.offer.vm);
-        self.finish(control, &arrivals)
+        let end = EndNotice::default();
+        on_start(&self.offer.vm, end.clone());
+        self.finish(control, &arrivals, &end)
     }
 
     /// Takes in the state and all that must be there, and says so.
@@ -265,13 +282,61 @@ impl<V: DestinationVm> Prepared<V> {
         Ok(self.arrivals.clone())
     }
 
+    /// Waits for the word to start, and takes what only one machine may hold. Returns when the word came; the guest may
+    /// be started at once, and only then.
+    ///
+    /// The source waits for the answer for a limited time. It cannot have said Start before it read this side's last
+    /// word, so a Start that is younger than that word and its validity still holds. An older one is asked about, and a
+    /// source that is gone is not obeyed: it may have let its guest run.
+    fn await_start(&mut self, control: &mut Control) -> Result<Instant, ReceiveError<V>> {
+        let mut last_word = since_boot();
+        let mut is_claimed = false;
+        loop {
+            let valid = match control.receive()? {
+                FromSource::Start { valid_ms } => Duration::from_millis(valid_ms.into()),
+                other => return Err(ReceiveError::unexpected(other)),
+            };
+            let received = Instant::now();
+            if !is_claimed {
+                self.vm.claim().map_err(ReceiveError::Start)?;
+                is_claimed = true;
+            }
+            if control.wire().has_ended() {
+                return Err(ReceiveError::Withdrawn);
+            }
+            if since_boot().saturating_sub(last_word) < valid {
+                return Ok(received);
+            }
+            last_word = since_boot();
+            control.send(&FromDestination::Confirm)?;
+        }
+    }
+
     /// Waits until nothing is missing, and tells the source.
-    fn finish(self, mut control: Control, arrivals: &Arrivals) -> Result<Arrival<V>, ReceiveError<V>> {
+    fn finish(
+        self,
+        mut control: Control,
+        arrivals: &Arrivals,
+        end: &EndNotice,
+    ) -> Result<Arrival<V>, ReceiveError<V>> {
         let mut statistics = FaultStatistics::default();
         if let Some(faults) = self.faults {
-            arrivals.wait();
             let missing = faults.missing().clone();
+            let mut ended = None;
+            while ended.is_none() && arrivals.wait(TICK) {
+                if let Some(lost) = arrivals.take_lost()
+                    && control.send(&FromDestination::Resend(lost)).is_err()
+                {
+                    arrivals.give_up(&*missing);
+                }
+                ended = end.taken();
+            }
             let served = faults.finish();
+            if let Some(end) = ended {
+                // A source that does not hear it finds its links closed.
+                control.send(&FromDestination::Ended(end.clone())).ok();
+                return Err(ReceiveError::Ended { end });
+            }
             let missing_pages = arrivals.remaining();
             if missing_pages > 0 {
                 let cause = self.bulk.take_error().or(served.err());
@@ -325,12 +390,10 @@ fn await_state<V>(control: &mut Control) -> Result<StateMessage, ReceiveError<V>
     }
 }
 
-/// Waits for the word to start; returns when it came.
-fn await_start<V>(control: &mut Control) -> Result<Instant, ReceiveError<V>> {
-    match control.receive()? {
-        FromSource::Start => Ok(Instant::now()),
-        other => Err(ReceiveError::unexpected(other)),
-    }
+/// A clock that goes on while this process is stopped, or its host suspended.
+fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 /// How often the start is rehearsed: the first time everything is cold.

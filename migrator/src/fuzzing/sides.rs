@@ -58,7 +58,7 @@ pub(super) fn source(script: &mut Script<'_>) -> Outcome {
     let report = migrate(&mut vm, &connector, strategy, &options, &Interrupt::default(), &Default::default());
     let runs_here = match report.outcome {
         Outcome::Failed | Outcome::Cancelled => true,
-        Outcome::Completed | Outcome::Unknown | Outcome::Interrupted => false,
+        Outcome::Completed | Outcome::Ended | Outcome::Unknown | Outcome::Interrupted => false,
     };
     assert_eq!(vm.is_running(), runs_here, "{:?}: {:?}", report.outcome, report.error);
     assert_eq!(vm.check().expect("a guest").errors, 0, "the guest's memory is whole");
@@ -79,8 +79,12 @@ pub(super) fn destination(script: &mut Script<'_>) -> Result<(), ReceiveError<Si
     let mut bulk = greets_as(Role::Bulk, &pages);
     let urgent = greets_as(Role::Urgent, &answers).ends_with(&mut bulk);
     let mut links = Links([greets_as(Role::Control, &words), bulk, urgent].map(boxed).into());
-    let arrived =
-        receive(&mut SimHost { max_pages: 1 << 12, fault: None }, &mut links, &Interrupt::default(), |_| ());
+    let arrived = receive(
+        &mut SimHost { max_pages: 1 << 12, fault: None },
+        &mut links,
+        &Interrupt::default(),
+        |_, _| (),
+    );
     if let Err(ReceiveError::Interrupted { missing_pages, .. }) = &arrived {
         assert!(*missing_pages > 0, "interrupted, and nothing is missing");
     }
@@ -152,7 +156,7 @@ fn source_says(script: &mut Script<'_>, step: u8) -> Option<Vec<u8>> {
             let message = FromSource::State(StateMessage { state, missing, along, digest });
             return Some([encode_message(&message).expect("a short message"), bytes].concat());
         }
-        4 => FromSource::Start,
+        4 => FromSource::Start { valid_ms: 60_000 },
         5 => FromSource::Abort { reason: String::from_utf8_lossy(script.bytes()).into_owned() },
         _ => return None,
     };

@@ -98,6 +98,10 @@ impl Wire for ScriptWire {
 
     fn set_patience(&mut self, _: Option<Duration>) {}
 
+    fn set_deadline(&mut self, _: Option<Duration>) {}
+
+    fn set_peer_timeout(&mut self, _: Option<Duration>) {}
+
     fn ignore_interrupt(&mut self) {}
 
     fn hang_up(&self) {}

@@ -16,7 +16,7 @@ use self::{
 };
 use crate::{
     pages::{GuestPages, PageNumber, PageSet},
-    vm::{Announcer, DestinationVm, MissingPages, Network, SourceVm, VmDescription, VmError},
+    vm::{Announcer, DestinationVm, MissingPages, Network, PAGES_MISSING, SourceVm, VmDescription, VmError},
 };
 
 mod host;
@@ -69,6 +69,14 @@ impl KvmVm {
         &self.vm
     }
 
+    /// A guest whose memory has holes is never run, saved or sent from here: what is missing would become zeros.
+    fn check_whole(&self, operation: &'static str) -> Result<(), VmError> {
+        match self.vm.memory().has_missing_pages() {
+            true => Err(VmError { operation, source: PAGES_MISSING.into() }),
+            false => Ok(()),
+        }
+    }
+
     /// The machine itself, to boot it.
     pub fn machine_mut(&mut self) -> &mut Vm {
         &mut self.vm
@@ -95,6 +103,7 @@ impl SourceVm for KvmVm {
     }
 
     fn start_dirty_log(&mut self) -> Result<(), VmError> {
+        self.check_whole("start the dirty log")?;
         self.vm.start_dirty_log().map_err(VmError::new("start the dirty log"))
     }
 
@@ -109,10 +118,17 @@ impl SourceVm for KvmVm {
     }
 
     fn pause(&mut self) -> Result<(), VmError> {
-        self.vm.pause().map_err(VmError::new("pause the vCPUs"))
+        self.vm.pause().map_err(VmError::new("pause the vCPUs"))?;
+        if self.vm.events().has_ended() {
+            // Its end is told on this side: a guest without vCPUs would arrive at the other.
+            self.vm.resume().map_err(VmError::new("resume the vCPUs"))?;
+            return Err(VmError { operation: "pause the vCPUs", source: "the guest has ended".into() });
+        }
+        Ok(())
     }
 
     fn resume(&mut self) -> Result<(), VmError> {
+        self.check_whole("resume the vCPUs")?;
         self.vm.resume().map_err(VmError::new("resume the vCPUs"))?;
         if mem::take(&mut self.is_unannounced)
             && let Some(network) = network(&self.vm)
@@ -127,6 +143,7 @@ impl SourceVm for KvmVm {
     }
 
     fn save_state(&mut self) -> Result<Vec<u8>, VmError> {
+        self.check_whole("save the machine's state")?;
         self.vm.save().map_err(VmError::new("save the machine's state"))
     }
 
@@ -174,15 +191,18 @@ impl DestinationVm for KvmVm {
         network(&self.vm)
     }
 
+    fn claim(&mut self) -> Result<(), VmError> {
+        take_disks(&mut self.vm)
+    }
+
     fn start(&mut self) -> Result<(), VmError> {
-        take_disks(&mut self.vm)?;
         self.vm.start();
         Ok(())
     }
 
     fn hold(&mut self) -> Result<(), VmError> {
         self.is_unannounced = true;
-        take_disks(&mut self.vm)
+        Ok(())
     }
 }
 

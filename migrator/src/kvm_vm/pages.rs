@@ -28,6 +28,10 @@ impl GuestPages for KvmPages {
 
     fn absent(&self) -> PageSet {
         let mut resident = PageSet::empty(self.page_count());
+        if self.0.has_missing_pages() {
+            // A page that has not come yet is not one that was never written: sent as absent it would become zeros.
+            return PageSet::empty(self.page_count());
+        }
         match self.0.resident(resident.words_mut()) {
             Ok(()) => resident.complement(),
             // Then every page is read.

@@ -127,6 +127,10 @@ impl DestinationVm for Machine {
         whichever!(self, vm => DestinationVm::network(&**vm))
     }
 
+    fn claim(&mut self) -> Result<(), VmError> {
+        whichever!(self, vm => vm.claim())
+    }
+
     fn start(&mut self) -> Result<(), VmError> {
         whichever!(self, vm => vm.start())
     }

@@ -82,6 +82,15 @@ impl Claims {
         self.words.iter().map(|word| u64::from(word.load(Ordering::Relaxed).count_ones())).sum()
     }
 
+    /// The pages that nobody has claimed, as of now.
+    pub fn unclaimed(&self) -> PageSet {
+        let mut set = PageSet::empty(self.page_count);
+        for (into, word) in set.words_mut().iter_mut().zip(&self.words) {
+            *into = word.load(Ordering::Relaxed);
+        }
+        set
+    }
+
     fn word(&self, page: PageNumber) -> &AtomicU64 {
         &self.words[(page / WORD_BITS) as usize]
     }

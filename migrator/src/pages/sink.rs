@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     protocol::{
-        DIGEST_BYTES, Frame, FrameError, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES, MAX_FRAME_RUNS,
-        RECORD_BYTES,
+        DIGEST_BYTES, FRAME_TIME, Frame, FrameError, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES,
+        MAX_FRAME_RUNS, RECORD_BYTES,
     },
     transport::{Pace, Wire},
     vm::VmError,
@@ -82,7 +82,15 @@ impl PageSink {
     pub fn receive_frame(&mut self, wire: &mut dyn Wire) -> Result<Frame, SinkError> {
         let mut header = [0; HEADER_BYTES];
         wire.receive(&mut header)?;
-        let header = FrameHeader::decode(&header)?;
+        self.receive_records(wire, &header)
+    }
+
+    fn receive_records(
+        &mut self,
+        wire: &mut dyn Wire,
+        header: &[u8; HEADER_BYTES],
+    ) -> Result<Frame, SinkError> {
+        let header = FrameHeader::decode(header)?;
         let records = &mut self.records[..header.record_bytes()];
         wire.receive(records)?;
         Ok(header.with_records(records, self.page_count)?)
@@ -98,19 +106,28 @@ impl PageSink {
         landing: &mut Landing<'_>,
     ) -> Result<StageEnd, SinkError> {
         loop {
-            let frame = self.receive_frame(wire)?;
+            // How long the first byte may take, the wire's patience says: a source may have nothing to send.
+            let mut header = [0; HEADER_BYTES];
+            wire.receive(&mut header[..1])?;
+            wire.set_deadline(Some(FRAME_TIME));
+            wire.receive(&mut header[1..])?;
+            let frame = self.receive_records(wire, &header)?;
             match frame.kind {
                 FrameKind::LivePages => landing.receive(wire, &frame)?,
                 FrameKind::FrozenPages => {
                     wire.set_pace(Pace::Hasty);
                     landing.receive(wire, &frame)?;
                 }
-                FrameKind::StageEnd => return Ok(StageEnd(frame.stage)),
+                FrameKind::StageEnd => {
+                    wire.set_deadline(None);
+                    return Ok(StageEnd(frame.stage));
+                }
                 FrameKind::Mark => {
                     wire.send(FrameWriter::default().encode(FrameKind::Mark, 0, &[]))?;
                 }
                 found @ FrameKind::Request => return Err(SinkError::OutOfPlace { found }),
             }
+            wire.set_deadline(None);
         }
     }
 }

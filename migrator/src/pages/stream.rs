@@ -10,7 +10,7 @@ use super::{
 use crate::{
     pages::Encoding,
     protocol::{
-        DIGEST_BYTES, Frame, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES, MAX_FRAME_PAGES,
+        DIGEST_BYTES, FRAME_TIME, Frame, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES, MAX_FRAME_PAGES,
         MAX_FRAME_RUNS, RECORD_BYTES, Segment,
     },
     transport::{Interrupt, Limit, Throttle, Wire},
@@ -122,7 +122,11 @@ impl PageStream {
     pub fn drain(&mut self) -> io::Result<()> {
         self.wire.send(self.writer.encode(FrameKind::Mark, 0, &[]))?;
         let mut answer = [0; HEADER_BYTES];
-        self.wire.receive(&mut answer)?;
+        self.wire.receive(&mut answer[..1])?;
+        self.wire.set_deadline(Some(FRAME_TIME));
+        let rest = self.wire.receive(&mut answer[1..]);
+        self.wire.set_deadline(None);
+        rest?;
         let frame = FrameHeader::decode(&answer).and_then(|header| header.with_records(&[], 0));
         match frame {
             Ok(frame) if frame.kind == FrameKind::Mark => Ok(()),

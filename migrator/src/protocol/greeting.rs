@@ -5,7 +5,7 @@ use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, little_endian as le};
 
 /// The protocol's version. A peer of another is refused in a sentence.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 /// Bytes of a greeting.
 pub const GREETING_BYTES: usize = size_of::<Wire>();
 

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::codec::{MAX_MESSAGE_BYTES, Words};
 use crate::{
     pages::{Digest, PageNumber, PageRun, PageSet},
     vm::VmDescription,
@@ -23,13 +24,26 @@ pub enum FromSource {
     Probe,
     /// The guest stands still; this is all of its state but memory.
     State(StateMessage),
-    /// Run the guest. The source has given it up.
-    Start,
+    /// Run the guest. The source has given it up, and waits for the answer.
+    Start {
+        /// How long this holds, in milliseconds, from the destination's last word on: one that reads it later asks again
+        /// with [`FromDestination::Confirm`] before it starts anything.
+        valid_ms: u32,
+    },
     /// The migration is off; the guest stays where it is.
     Abort {
         /// Why.
         reason: String,
     },
+}
+
+impl Words for FromSource {
+    const MAX_BYTES: usize = MAX_MESSAGE_BYTES;
+}
+
+impl Words for FromDestination {
+    /// Figures, or a sentence.
+    const MAX_BYTES: usize = 1 << 20;
 }
 
 /// What the destination says.
@@ -49,11 +63,17 @@ pub enum FromDestination {
     Probe,
     /// The state is loaded and all is ready to start.
     Loaded(LoadTimes),
+    /// The word to start was read too late to be obeyed unasked: does it still hold?
+    Confirm,
     /// The guest runs.
     Running {
         /// From receiving Start to the first vCPU entering the guest, in microseconds.
         start_us: u64,
     },
+    /// The guest ended before its last page came: the source is free of duty.
+    Ended(GuestEnd),
+    /// One of the links that bring missing pages is lost, and these have not come: push them again.
+    Resend(Missing),
     /// Every page is there; the source is free of duty.
     Complete {
         /// The digest of all pages as they were installed, if it was asked for.
@@ -66,6 +86,15 @@ pub enum FromDestination {
         /// Why.
         reason: String,
     },
+}
+
+/// How a guest ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GuestEnd {
+    /// What its process exits with.
+    pub exit_code: u8,
+    /// What happened, in words.
+    pub words: String,
 }
 
 /// What the destination must know before it says yes.

@@ -27,7 +27,9 @@
 //! ```
 //!
 //! Either side may say `Abort` with a reason until the handover; a link that closes says the same
-//! without the reason. After the handover neither can be undone.
+//! without the reason. To Start, too, the destination may answer `Abort`: then it did not start the guest and never
+//! will, and the source takes it back. A Start that the destination reads late, it answers with `Confirm`, and starts
+//! nothing before the source has said Start again. After `Running` nothing is undone.
 //!
 //! Everything here is pure: bytes in, values out. A peer is treated as hostile: every length is held
 //! against a named limit before anything is allocated.
@@ -40,12 +42,12 @@ mod network;
 
 pub use codec::{ControlLink, MAX_MESSAGE_BYTES, MessageError, decode_message, encode_message};
 pub use frame::{
-    DIGEST_BYTES, Frame, FrameError, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES, MAX_FRAME_PAGES,
-    MAX_FRAME_RUNS, RECORD_BYTES, Segment,
+    DIGEST_BYTES, FRAME_TIME, Frame, FrameError, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES,
+    MAX_FRAME_PAGES, MAX_FRAME_RUNS, RECORD_BYTES, Segment,
 };
 pub use greeting::{GREETING_BYTES, Greeting, GreetingError, MigrationId, Role, VERSION};
 pub use message::{
-    Along, FaultStatistics, FromDestination, FromSource, LoadTimes, MAX_PAGES_ALONG, Missing, Offer,
-    StateMessage,
+    Along, FaultStatistics, FromDestination, FromSource, GuestEnd, LoadTimes, MAX_PAGES_ALONG, Missing,
+    Offer, StateMessage,
 };
 pub use network::{MAX_NETWORK_FRAME_BYTES, NETWORK_HEADER_BYTES, NetworkFrameTooLong, NetworkHeader};

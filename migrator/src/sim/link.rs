@@ -26,6 +26,16 @@ pub enum Cut {
     After,
     /// One bit of the message is flipped; the links live on.
     Flip,
+    /// The message is lost, and its link with it; the others live on.
+    Lose,
+    /// The message arrives, and whoever sent it is stopped for so long, as by SIGSTOP and SIGCONT; the links live on.
+    Stop(Duration),
+}
+
+impl Cut {
+    fn spares_links(self) -> bool {
+        matches!(self, Cut::Flip | Cut::Lose | Cut::Stop(_))
+    }
 }
 
 /// Counts the messages of one migration, over all links and both directions, and cuts at one.
@@ -57,7 +67,7 @@ impl Tally {
         match self.cut {
             Some((at, cut)) if number == at => Some(cut),
             // After the cut nothing passes, on any link.
-            Some((at, cut)) if number > at && cut != Cut::Flip => Some(Cut::Before),
+            Some((at, cut)) if number > at && !cut.spares_links() => Some(Cut::Before),
             _ => None,
         }
     }
@@ -123,7 +133,12 @@ impl Wire for FailingWire {
         let cut = self.tally.next();
         match cut {
             None => return self.inner.send_parts(head, payload, tail),
-            Some(Cut::Before) => {}
+            Some(Cut::Before | Cut::Lose) => {}
+            Some(Cut::Stop(time)) => {
+                self.inner.send_parts(head, payload, tail)?;
+                std::thread::sleep(time);
+                return Ok(());
+            }
             Some(Cut::After) => self.inner.send_parts(head, payload, tail)?,
             Some(Cut::Within) => {
                 let bytes = FailingWire::copied(head, payload, tail);
@@ -158,6 +173,14 @@ impl Wire for FailingWire {
 
     fn set_patience(&mut self, patience: Option<Duration>) {
         self.inner.set_patience(patience);
+    }
+
+    fn set_deadline(&mut self, left: Option<Duration>) {
+        self.inner.set_deadline(left);
+    }
+
+    fn set_peer_timeout(&mut self, timeout: Option<Duration>) {
+        self.inner.set_peer_timeout(timeout);
     }
 
     fn ignore_interrupt(&mut self) {

@@ -68,6 +68,11 @@ impl SimMissing {
         self.lock().present = Some(PageSet::empty(self.memory.page_count()));
     }
 
+    /// Whether pages may be missing.
+    pub fn is_watched(&self) -> bool {
+        self.lock().present.is_some()
+    }
+
     /// The machine is being dropped: whoever waits gives up.
     pub fn abandon(&self) {
         self.lock().abandoned = true;

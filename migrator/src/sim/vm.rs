@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     pages::{GuestPages, PAGE_SIZE, PageNumber, PageSet},
-    vm::{DestinationVm, MissingPages, Network, SourceVm, VmDescription, VmError},
+    vm::{DestinationVm, MissingPages, Network, PAGES_MISSING, SourceVm, VmDescription, VmError},
 };
 
 /// The kind of machine, as descriptions name it.
@@ -33,10 +33,14 @@ pub enum Fault {
     Save,
     /// [`SourceVm::release`]
     Release,
+    /// [`SourceVm::resume`], until it is mended by [`SimVm::mend`]
+    Resume,
     /// [`SourceVm::take_dirty`]
     TakeDirty,
     /// [`DestinationVm::load_state`]
     Load,
+    /// [`DestinationVm::claim`]
+    Claim,
     /// [`DestinationVm::start`]
     Start,
 }
@@ -105,6 +109,11 @@ impl SimVm {
         self.faults.insert(fault, successes);
     }
 
+    /// Lets an operation succeed again.
+    pub fn mend(&mut self, fault: Fault) {
+        self.faults.remove(&fault);
+    }
+
     /// Waits until a repeatable guest that has just arrived has made its first steps.
     pub fn await_first_steps(&mut self) {
         let is_repeatable = self.guest().is_some_and(|guest| guest.workload.rate.is_none());
@@ -153,7 +162,9 @@ impl SimVm {
     fn trip(&mut self, fault: Fault, operation: &'static str) -> Result<(), VmError> {
         match self.faults.get_mut(&fault) {
             Some(0) => {
-                self.faults.remove(&fault);
+                if fault != Fault::Resume {
+                    self.faults.remove(&fault);
+                }
                 Err(VmError { operation, source: "a simulated fault".into() })
             }
             Some(left) => {
@@ -161,6 +172,14 @@ impl SimVm {
                 Ok(())
             }
             None => Ok(()),
+        }
+    }
+
+    /// As a real machine: one whose memory has holes is never run, saved or sent from here.
+    fn check_whole(&self, operation: &'static str) -> Result<(), VmError> {
+        match self.shared.missing.is_watched() {
+            true => Err(VmError { operation, source: PAGES_MISSING.into() }),
+            false => Ok(()),
         }
     }
 
@@ -195,6 +214,7 @@ impl SourceVm for SimVm {
     }
 
     fn start_dirty_log(&mut self) -> Result<(), VmError> {
+        self.check_whole("start the dirty log")?;
         self.shared.lock().log = Some(PageSet::all(self.shared.memory.page_count()));
         Ok(())
     }
@@ -225,6 +245,8 @@ impl SourceVm for SimVm {
     }
 
     fn resume(&mut self) -> Result<(), VmError> {
+        self.check_whole("resume")?;
+        self.trip(Fault::Resume, "resume")?;
         self.run()
     }
 
@@ -233,6 +255,7 @@ impl SourceVm for SimVm {
     }
 
     fn save_state(&mut self) -> Result<Vec<u8>, VmError> {
+        self.check_whole("save the state")?;
         self.trip(Fault::Save, "save the state")?;
         let mut machine = self.shared.lock();
         let Machine { guest, log, .. } = &mut *machine;
@@ -295,6 +318,10 @@ impl DestinationVm for SimVm {
 
     fn network(&self) -> Option<Arc<dyn Network>> {
         self.shared.has_network().then(|| self.shared.clone() as Arc<dyn Network>)
+    }
+
+    fn claim(&mut self) -> Result<(), VmError> {
+        self.trip(Fault::Claim, "take the disks")
     }
 
     fn start(&mut self) -> Result<(), VmError> {

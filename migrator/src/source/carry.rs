@@ -92,10 +92,13 @@ impl Carrier {
 
     fn end(&mut self) -> u64 {
         drop(self.begin.take());
-        let undecided = Stage::Paused as u8;
         let called_off = Stage::CalledOff as u8;
-        // Whatever else was decided stays so.
-        self.stage.compare_exchange(undecided, called_off, Ordering::AcqRel, Ordering::Acquire).ok();
+        // A guest that was announced stays at the destination; in doubt, whoever resumes it here finds what was kept.
+        for undecided in [Stage::Paused, Stage::HandedOver] {
+            self.stage
+                .compare_exchange(undecided as u8, called_off, Ordering::AcqRel, Ordering::Acquire)
+                .ok();
+        }
         self.thread.take().map_or(0, |thread| thread.join().unwrap_or_default())
     }
 }
@@ -127,6 +130,12 @@ impl<'a> Carrying<'a> {
     pub fn handed_over(&mut self) {
         self.handed_over = true;
         self.enter(Stage::HandedOver);
+    }
+
+    /// The destination did not start the guest, which runs on here: it has back what was kept for it.
+    pub fn taken_back(mut self) {
+        self.enter(Stage::CalledOff);
+        self.handed_over = false;
     }
 
     /// The destination has told the network that the guest is there.
@@ -170,12 +179,12 @@ impl Cargo {
             match stage {
                 Stage::CalledOff => return self.give_back(),
                 Stage::Paused => {}
-                Stage::HandedOver | Stage::Announced => {
-                    // A cancel comes too late now, and the guest will not run on here.
+                Stage::HandedOver => {
+                    // A cancel comes too late now, but the destination may still say that it did not start the guest.
                     self.wire.ignore_interrupt();
-                    self.kept.clear();
                     handed_over.get_or_insert_with(Instant::now);
                 }
+                Stage::Announced => self.kept.clear(),
             }
             if link_holds && let Err(error) = self.send_waiting(&mut buffer, stage) {
                 // A destination that is gone, or a guest that runs again: what follows is said by whoever called.
@@ -194,13 +203,17 @@ impl Cargo {
             // Counted from the handover, however long the pause was before it.
             let in_doubt =
                 announced.is_none() && handed_over.is_some_and(|since| since.elapsed() >= IN_DOUBT_LIMIT);
-            if has_learned || in_doubt || (!link_holds && stage != Stage::Paused) {
+            if in_doubt {
+                // What comes now waits in the host's queue: nobody knows where the guest is.
+                link_holds = false;
+            }
+            if has_learned || (!link_holds && stage == Stage::Announced) {
                 // A destination that is gone needs no last word.
                 self.wire.send(NetworkHeader::end().as_bytes()).ok();
                 return self.carried;
             }
             let pause = TICK.min(learning_time);
-            if stage == Stage::Paused && !self.has_room() {
+            if !link_holds || (stage != Stage::Announced && !self.has_room()) {
                 // What waits in the host's queue would not let it wait.
                 std::thread::sleep(pause);
             } else {
@@ -221,13 +234,13 @@ impl Cargo {
 
     /// Sends all frames that wait.
     fn send_waiting(&mut self, buffer: &mut [u8], stage: Stage) -> Result<(), Box<dyn Error>> {
-        while stage != Stage::Paused || self.has_room() {
+        while stage == Stage::Announced || self.has_room() {
             let Some((port, len)) = self.network.take_frame(&mut buffer[NETWORK_HEADER_BYTES..])? else {
                 break;
             };
             buffer[..NETWORK_HEADER_BYTES].copy_from_slice(NetworkHeader::new(port, len).as_bytes());
             let message = &buffer[..NETWORK_HEADER_BYTES + len];
-            if stage == Stage::Paused {
+            if stage != Stage::Announced {
                 self.kept.push((port, message[NETWORK_HEADER_BYTES..].to_vec()));
                 self.kept_bytes += len;
             }

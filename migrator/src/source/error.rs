@@ -44,6 +44,12 @@ pub enum MigrateError {
         /// Its words.
         reason: String,
     },
+    /// The destination did not start the guest, and said so.
+    #[error("the destination did not start the guest: {reason}")]
+    NotStarted {
+        /// Its words.
+        reason: String,
+    },
     /// The control link failed.
     #[error("the link to the destination failed")]
     Message(#[from] MessageError),
@@ -88,8 +94,11 @@ impl MigrateError {
             FromDestination::Accepted { .. } => "Accepted",
             FromDestination::Probe => "Probe",
             FromDestination::Loaded(_) => "Loaded",
+            FromDestination::Confirm => "Confirm",
             FromDestination::Running { .. } => "Running",
             FromDestination::Complete { .. } => "Complete",
+            FromDestination::Ended(_) => "Ended",
+            FromDestination::Resend(_) => "Resend",
         };
         MigrateError::Unexpected { said }
     }

@@ -8,6 +8,7 @@ use super::{
     push::{Answers, Shared},
 };
 use crate::{
+    options::Options,
     pages::{GuestPages, PageSet, PageStream, Sent},
     protocol::{MigrationId, Role},
     transport::{Connector, Interrupt, Wire},
@@ -29,5 +30,7 @@ pub(crate) fn open_link(
     migration: MigrationId,
     role: Role,
 ) -> Result<Box<dyn Wire>, MigrateError> {
-    Links { connector, interrupt: &Interrupt::default(), migration }.open(role)
+    let default = Options::default();
+    let (patience, peer_timeout) = (default.answer_timeout, default.peer_timeout);
+    Links { connector, interrupt: &Interrupt::default(), migration, patience, peer_timeout }.open(role)
 }

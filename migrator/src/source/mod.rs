@@ -33,7 +33,7 @@ use crate::{
     options::{Options, Verify},
     pages::{Digest, GuestPages, PageSet, PageStream, digest_of},
     progress::{Phase, Progress},
-    protocol::{ControlLink, FaultStatistics, FrameKind, FromDestination, FromSource},
+    protocol::{ControlLink, FaultStatistics, FrameKind, FromDestination, FromSource, GuestEnd},
     report::{Outcome, Report},
     strategy::{
         Handover, Strategy,
@@ -114,6 +114,9 @@ pub fn migrate(
             };
             report.end_in_setup(begin.elapsed());
             report.fail(outcome, error);
+            if let Err(error) = vm.resume() {
+                report.stays_paused(&error);
+            }
         }
     }
     // The caller's thread, and threads it makes, are as any other again.
@@ -205,15 +208,19 @@ impl Migration<'_> {
         let server = self.server.take();
         let any_missing = handover.missing.is_some();
         match handover.missing {
-            Some(missing) => self.push(missing)?,
+            Some(missing) => self.push(missing),
             // The guest has all it needs, and may share a processor with this thread.
             None => set_priority(Priority::Normal),
         }
-        let (digest, faults) = self.receive_complete()?;
+        let last_word = self.receive_last_word()?;
         if let Some(server) = server {
             server.finish();
         }
         self.timeline.end = Some(Instant::now());
+        let (digest, faults) = match last_word {
+            LastWord::Complete(digest, faults) => (digest, faults),
+            LastWord::Ended(end) => return Ok(Completion::Ended(end)),
+        };
         let verified = match self.options.verify {
             Verify::No => None,
             // It was compared before the start, or nothing would run there.
@@ -226,13 +233,20 @@ impl Migration<'_> {
                 Some(digest == Some(at_priority(Priority::Background, own)))
             }
         };
-        Ok(Completion { verified, faults })
+        Ok(Completion::Whole { verified, faults })
     }
 
-    fn receive_complete(&mut self) -> Result<(Option<Digest>, FaultStatistics), MigrateError> {
-        match self.control.receive()? {
-            FromDestination::Complete { digest, faults } => Ok((digest, faults)),
-            other => Err(MigrateError::unexpected(other)),
+    /// Waits until the destination has all it needs.
+    fn receive_last_word(&mut self) -> Result<LastWord, MigrateError> {
+        loop {
+            match self.control.receive()? {
+                FromDestination::Complete { digest, faults } => {
+                    return Ok(LastWord::Complete(digest, faults));
+                }
+                FromDestination::Ended(end) => return Ok(LastWord::Ended(end)),
+                FromDestination::Resend(missing) => self.push_again(&missing)?,
+                other => return Err(MigrateError::unexpected(other)),
+            }
         }
     }
 
@@ -243,7 +257,8 @@ impl Migration<'_> {
             report.judge_downtime(&self.timeline.rounds, &self.fixed);
         }
         match result {
-            Ok(completion) => report.complete(completion.verified, completion.faults),
+            Ok(Completion::Whole { verified, faults }) => report.complete(verified, faults),
+            Ok(Completion::Ended(end)) => report.guest_ended(end),
             Err(error) => {
                 let error = match error.by(interrupt) {
                     MigrateError::TimedOut { .. } => MigrateError::TimedOut { known: self.known },
@@ -259,6 +274,12 @@ impl Migration<'_> {
                     self.call_off(&error);
                 }
                 report.fail(outcome, error);
+                // It runs already, unless resuming it failed.
+                if self.duty == Duty::Source
+                    && let Err(error) = self.vm.resume()
+                {
+                    report.stays_paused(&error);
+                }
             }
         }
         if let Some(carrier) = self.carrier.take() {
@@ -287,10 +308,18 @@ const LOOK_AFTER: Duration = Duration::from_millis(5);
 /// its move should not be the comparison that follows.
 const FIRST_MOMENTS: Duration = Duration::from_millis(50);
 
+/// What the destination says at the end.
+enum LastWord {
+    Complete(Option<Digest>, FaultStatistics),
+    Ended(GuestEnd),
+}
+
 /// What is known once the source is free of duty.
-struct Completion {
-    verified: Option<bool>,
-    faults: FaultStatistics,
+enum Completion {
+    /// The guest has all of its memory at the destination.
+    Whole { verified: Option<bool>, faults: FaultStatistics },
+    /// It ended there before.
+    Ended(GuestEnd),
 }
 
 /// For `map_err` where pages are sent.

@@ -21,8 +21,6 @@ use crate::{
     vm::{PausedVm, SourceVm},
 };
 
-/// How long a destination may take for an answer that needs no work.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// How long it may take to make a machine and back its memory.
 const OFFER_PATIENCE: Duration = Duration::from_secs(120);
 /// How long page data may stand still before the destination counts as stuck.
@@ -49,7 +47,12 @@ pub(crate) struct Fixed {
 impl Fixed {
     /// One way for pages and state, back with *loaded*, and there with *start*.
     pub fn total(&self) -> Duration {
-        self.pause + self.save_state + self.load + self.round_trip * 3 / 2
+        self.pause + self.save_state + self.load + self.travel()
+    }
+
+    /// What of it is the way there and back.
+    pub fn travel(&self) -> Duration {
+        self.round_trip * 3 / 2
     }
 
     /// As parts of a downtime in which the pages take `pages`.
@@ -76,7 +79,8 @@ impl<'vm> Migration<'vm> {
         progress: &Arc<Progress>,
         mut timeline: Timeline,
     ) -> Result<Migration<'vm>, MigrateError> {
-        let links = Links { connector, interrupt, migration: new_id()? };
+        let (patience, peer_timeout) = (options.answer_timeout, options.peer_timeout);
+        let links = Links { connector, interrupt, migration: new_id()?, patience, peer_timeout };
         let mut control = Control::new(links.open(Role::Control)?);
         progress.begin(Phase::Preparing, 0);
         let pages = vm.pages();
@@ -102,7 +106,7 @@ impl<'vm> Migration<'vm> {
             }
             None => None,
         };
-        control.wire().set_patience(Some(ANSWER_PATIENCE));
+        control.wire().set_patience(Some(patience));
         let fixed = Fixed { pause, save_state, load, round_trip: probe(&mut control)? };
         timeline.ready = Some(Instant::now());
         Ok(Migration {
@@ -129,6 +133,10 @@ pub(super) struct Links<'a> {
     pub connector: &'a dyn Connector,
     pub interrupt: &'a Interrupt,
     pub migration: MigrationId,
+    /// How long a greeting may take.
+    pub patience: Duration,
+    /// How long a peer may be unheard of.
+    pub peer_timeout: Duration,
 }
 
 impl Links<'_> {
@@ -137,7 +145,9 @@ impl Links<'_> {
         let address = || self.connector.address();
         let connect = |source| MigrateError::Connect { address: address(), source };
         let mut wire = self.connector.connect(self.interrupt).map_err(connect)?;
-        wire.set_patience(Some(ANSWER_PATIENCE));
+        wire.set_peer_timeout(Some(self.peer_timeout));
+        wire.set_patience(Some(self.patience));
+        wire.set_deadline(Some(self.patience));
         let greeting = Greeting { migration: self.migration, role };
         wire.send(&greeting.encode()).map_err(connect)?;
         let mut answer = [0; GREETING_BYTES];
@@ -147,6 +157,7 @@ impl Links<'_> {
         Greeting::check_magic(&answer).map_err(wrong)?;
         wire.receive(&mut answer[8..]).map_err(connect)?;
         greeting.check_answer(&answer).map_err(wrong)?;
+        wire.set_deadline(None);
         Ok(wire)
     }
 }
@@ -169,7 +180,8 @@ fn rehearse(vm: &mut dyn SourceVm) -> Result<Rehearsal, MigrateError> {
         let pause = begin.elapsed();
         let state = paused_vm.save_state()?;
         let save_state = begin.elapsed() - pause;
-        drop(paused_vm);
+        // A guest that could not be resumed is not moved, but said to be paused.
+        paused_vm.resume()?;
         let this = Rehearsal { state, pause, save_state };
         let took = this.took();
         if quickest.as_ref().is_none_or(|best| took < best.took()) {

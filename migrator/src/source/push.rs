@@ -16,17 +16,17 @@ use std::{
         mpsc::{Sender, channel},
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use super::{MigrateError, Migration, send};
+use super::{MigrateError, Migration};
 use crate::{
     pages::{Claims, GuestPages, PageRun, PageSet, PageSink, PageStream, Sent},
     progress::{Phase, Progress},
-    protocol::{Frame, FrameKind, MAX_FRAME_PAGES},
+    protocol::{Frame, FrameKind, MAX_FRAME_PAGES, Missing},
     ready::spawn_ready,
     timeline::Round,
-    transport::Pace,
+    transport::{Pace, Wire},
     urgent::{Priority, set_priority},
 };
 
@@ -126,7 +126,7 @@ impl Answers {
     pub fn give(mut self, shared: &Shared) -> Sent {
         // A cancel comes too late now.
         self.stream.ignore_interrupt();
-        self.stream.wire().set_patience(None);
+        self.stream.wire().outlast();
         loop {
             let request = self.sink.receive_frame(self.stream.wire()).map_err(drop);
             let answered = request.and_then(|request| self.answer(&request, shared).map_err(drop));
@@ -141,7 +141,10 @@ impl Answers {
         if request.kind != FrameKind::Request {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let requested = || request.segments.iter().flat_map(|(_, run)| run.pages());
+        // Single pages are touched, and waited for. Runs are what another link did not bring.
+        let is_page = |run: &PageRun| run.count == 1;
+        let requested =
+            || request.segments.iter().map(|(_, run)| run).filter(|run| is_page(run)).map(|run| run.first);
         let claim = |run| std::iter::from_fn(|| shared.claims.claim_within(run)).map(|run| run.count).sum();
         // `claimed` pages of them were not sent before, nor are they by the push.
         let Answers { stream, pages, progress, .. } = self;
@@ -151,6 +154,10 @@ impl Answers {
             progress.served(sent, claimed);
             Ok(())
         };
+        for &(_, run) in request.segments.iter().filter(|(_, run)| !is_page(run)) {
+            let claimed = claim(run);
+            send(stream, &[run], claimed)?;
+        }
         // A page that the push has claimed is on its way, but behind others.
         for page in requested() {
             let claimed = claim(PageRun::one(page));
@@ -196,8 +203,9 @@ impl MissingAtSource {
 }
 
 impl Migration<'_> {
-    /// Sends what is missing until nothing is.
-    pub(super) fn push(&mut self, missing: MissingAtSource) -> Result<(), MigrateError> {
+    /// Sends what is missing until nothing is, the link is lost, or the destination says something. A lost link is no
+    /// failure: the destination requests what it would have brought.
+    pub(super) fn push(&mut self, missing: MissingAtSource) {
         let begin = Instant::now();
         set_priority(Priority::Push);
         self.bulk.wire().set_pace(Pace::Considerate);
@@ -207,18 +215,35 @@ impl Migration<'_> {
         let progress = |sent| self.progress.sent(sent);
         let before = self.bulk.sent();
         let mut block = 0;
-        let mut result = Ok(());
-        while result.is_ok()
-            && let Some(claimed) = shared.claim_block(&mut block)
-        {
+        let mut pushed = Ok(());
+        // A control link that is lost says nothing, and the guest needs its pages all the same.
+        let is_spoken_to = |wire: &dyn Wire| wire.has_input() && !wire.has_ended();
+        while pushed.is_ok() && !is_spoken_to(self.control.wire()) {
+            let Some(claimed) = shared.claim_block(&mut block) else {
+                pushed = self.bulk.end_stage(PUSH_STAGE);
+                break;
+            };
             let frozen = FrameKind::FrozenPages;
-            result = self.bulk.send(&*self.pages, claimed, Some(&absent), frozen, progress).map(drop);
+            pushed = self.bulk.send(&*self.pages, claimed, Some(&absent), frozen, progress).map(drop);
         }
-        let result = result.and_then(|()| self.bulk.end_stage(PUSH_STAGE));
-        let sent = self.bulk.sent().since(before);
-        // One that broke off is recorded, too: its bytes were sent.
-        self.timeline.push = Some(Round { sent, duration: begin.elapsed(), dirtied: 0, look: None });
-        result.map_err(send)
+        if let Err(error) = pushed {
+            tracing::warn!(%error, "the bulk link is lost: what is missing goes over the urgent link");
+        }
+        // Of one that broke off, too: its bytes were sent.
+        let mut sent = self.bulk.sent().since(before);
+        let earlier =
+            self.timeline.push.map_or((Sent::default(), Duration::ZERO), |push| (push.sent, push.duration));
+        sent.add(earlier.0);
+        let duration = earlier.1 + begin.elapsed();
+        self.timeline.push = Some(Round { sent, duration, dirtied: 0, look: None });
+    }
+
+    /// Pushes again what did not come.
+    pub(super) fn push_again(&mut self, missing: &Missing) -> Result<(), MigrateError> {
+        let mut pages = PageSet::empty(self.page_count);
+        missing.put_into(&mut pages).ok_or(MigrateError::Unexpected { said: "pages the guest has not" })?;
+        self.push(MissingAtSource(Arc::new(Shared::new(&pages))));
+        Ok(())
     }
 }
 

@@ -8,11 +8,13 @@
 
 use super::{
     Handover, Portion,
-    convergence::{Decision, decide},
+    convergence::{Decision, check_fixed, decide},
 };
 use crate::source::{MigrateError, Migration};
 
 pub(super) fn run(migration: &mut Migration<'_>) -> Result<Handover, MigrateError> {
+    let (fixed, limit) = (migration.fixed, migration.options.downtime_limit);
+    check_fixed(fixed.total(), fixed.travel(), limit).map_err(MigrateError::OutOfReach)?;
     migration.start_dirty_log()?;
     let mut dirty = migration.take_dirty()?;
     loop {

@@ -12,7 +12,7 @@ use crate::{
     pages::{GuestPages, PageNumber, PageRun, PageSet, RunBytes, digest_of},
     progress::Phase,
     protocol::{Along, FrameKind, FromDestination, FromSource, MAX_PAGES_ALONG, Missing, StateMessage},
-    source::{Carrying, Duty, MigrateError, Migration, MissingAtSource, send},
+    source::{Carrying, Control, Duty, MigrateError, Migration, MissingAtSource, send},
     timeline::{Round, Switchover},
     transport::Pace,
     urgent::{Priority, set_priority},
@@ -54,6 +54,26 @@ impl Settling {
             vm.take_dirty(&mut self.pages)?;
         }
         Ok(self.pages)
+    }
+}
+
+/// Waits for the destination's answer to Start: how long starting took, or why it did not and never will. Confirms the
+/// word as long as it holds. An error is no answer: the guest may run there.
+fn answer_to_start(
+    control: &mut Control,
+    start: &FromSource,
+    timeout: Duration,
+) -> Result<Result<Duration, String>, MigrateError> {
+    let given_up_at = Instant::now() + timeout;
+    loop {
+        match control.receive()? {
+            FromDestination::Running { start_us } => return Ok(Ok(Duration::from_micros(start_us))),
+            FromDestination::Abort { reason } | FromDestination::Refused { reason } => {
+                return Ok(Err(reason));
+            }
+            FromDestination::Confirm if Instant::now() < given_up_at => control.send(start)?,
+            other => return Err(MigrateError::unexpected(other)),
+        }
     }
 }
 
@@ -145,16 +165,26 @@ impl Migration<'_> {
         // The handover. A cancel comes too late from here on.
         self.control.wire().ignore_interrupt();
         self.bulk.ignore_interrupt();
-        paused_vm.relinquish();
+        // It holds for half as long as its answer is waited for, so that the answer comes in time.
+        let start = FromSource::Start { valid_ms: (self.options.answer_timeout / 2).as_millis() as u32 };
+        let relinquished_vm = paused_vm.relinquish();
         self.duty = Duty::InDoubt;
-        self.control.send(&FromSource::Start)?;
+        self.control.send(&start)?;
         let start_sent = Instant::now();
         carrying.handed_over();
-        let start = match self.control.receive()? {
-            FromDestination::Running { start_us } => Duration::from_micros(start_us),
-            other => return Err(MigrateError::unexpected(other)),
+        let start = match answer_to_start(&mut self.control, &start, self.options.answer_timeout)? {
+            Ok(start) => start,
+            Err(reason) => {
+                // A definite no: the guest is this side's again. What came for it is given back before it runs.
+                self.duty = Duty::Source;
+                carrying.taken_back();
+                drop(relinquished_vm.take_back());
+                return Err(MigrateError::NotStarted { reason });
+            }
         };
         self.duty = Duty::Destination;
+        self.control.outlast();
+        self.bulk.wire().outlast();
         carrying.announced();
         self.timeline.switchover = Some(Switchover {
             begin,

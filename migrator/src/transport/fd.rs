@@ -12,13 +12,16 @@ use std::{
 
 use rustix::net::{Shutdown, shutdown, sockopt};
 
-use super::{Interrupt, Pace, Wire};
+use super::{Interrupt, Pace, Wire, loss::LossWatch};
 use crate::pages::RunBytes;
 
 /// How long one wait lasts at most before it looks around.
 const TICK: Duration = Duration::from_millis(20);
-/// How long the rest of a message may take where nothing else is said.
-const REST_PATIENCE: Duration = Duration::from_secs(5);
+/// How long an interrupt leaves the rest of a message to come.
+const REST_GRACE: Duration = Duration::from_millis(50);
+
+/// How often the kernel asks an idle peer at least.
+const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The most bytes that one system call moves while a guest runs. Where the kernel does not preempt itself, as servers'
 /// kernels do not, no other thread gets the processor before the call is over; and what was just copied still lies in the
@@ -37,9 +40,17 @@ const MAX_HASTY_UNSENT_BYTES: libc::c_int = 4 << 20;
 /// A wire over a connected stream socket.
 pub struct FdWire {
     fd: OwnedFd,
+    /// Who is at the other end, for messages.
+    peer: String,
     interrupt: Interrupt,
     patience: Option<Duration>,
+    deadline: Option<Instant>,
+    peer_timeout: Option<Duration>,
+    /// How long a call goes on once the interrupt is raised.
+    grace: Duration,
     pace: Pace,
+    /// Of a sender that keeps no pace.
+    loss: Option<LossWatch>,
     parts: Parts,
 }
 
@@ -67,9 +78,25 @@ impl FdWire {
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(TICK))?;
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Send, Some(TICK))?;
         let (interrupt, pace) = (interrupt.clone(), Pace::Considerate);
-        let wire = FdWire { fd, interrupt, patience: None, pace, parts: Parts::default() };
+        let wire = FdWire {
+            peer: peer_of(&fd),
+            fd,
+            interrupt,
+            patience: None,
+            deadline: None,
+            peer_timeout: None,
+            grace: Duration::ZERO,
+            pace,
+            loss: None,
+            parts: Parts::default(),
+        };
         wire.limit_unsent(MAX_UNSENT_BYTES);
         Ok(wire)
+    }
+
+    /// Gives the link the host's `own` congestion control back if it turns out to lose segments.
+    pub(super) fn watch_loss(&mut self, own: String) {
+        self.loss = Some(LossWatch::new(own));
     }
 
     /// Only TCP has such a limit: other sockets send at once.
@@ -92,13 +119,13 @@ impl FdWire {
         step: impl Fn(i32, &[libc::iovec]) -> isize,
         closed: io::ErrorKind,
     ) -> io::Result<()> {
-        // A link that never has to wait would not see it otherwise.
-        if self.interrupt.is_raised() {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
         let mut next = 0;
         let mut idle_since: Option<Instant> = None;
+        let mut interrupted_since: Option<Instant> = None;
         while next < self.parts.0.len() {
+            // Also where something moves: a link that never has to wait, or whose peer moves a byte at a time, would not
+            // see it otherwise.
+            self.look_around(&mut interrupted_since)?;
             match self.step(next, &step) {
                 0 => return Err(closed.into()),
                 moved if moved > 0 => {
@@ -110,17 +137,50 @@ impl FdWire {
                     match error.kind() {
                         io::ErrorKind::Interrupted => continue,
                         io::ErrorKind::WouldBlock => {}
-                        _ => return Err(error),
+                        _ => return Err(self.in_words(error)),
                     }
                     let since = *idle_since.get_or_insert_with(|| Instant::now() - TICK);
-                    if self.interrupt.is_raised() {
-                        return Err(io::ErrorKind::Interrupted.into());
-                    }
                     if self.patience.is_some_and(|patience| since.elapsed() >= patience) {
-                        return Err(io::ErrorKind::TimedOut.into());
+                        return Err(self.nothing_moved(closed, since.elapsed()));
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A peer that acknowledges nothing, by what the kernel calls it.
+    fn in_words(&self, error: io::Error) -> io::Error {
+        let heard = match self.peer_timeout {
+            Some(timeout) => format!("nothing heard from {} for {}", self.peer, seconds(timeout)),
+            None => format!("nothing heard from {}", self.peer),
+        };
+        match error.raw_os_error() {
+            Some(libc::ETIMEDOUT) => io::Error::new(io::ErrorKind::TimedOut, heard),
+            // What a router, or this host's own search for the neighbour, said meanwhile.
+            Some(libc::EHOSTUNREACH | libc::ENETUNREACH) => {
+                io::Error::new(io::ErrorKind::TimedOut, format!("{heard} ({error})"))
+            }
+            _ => error,
+        }
+    }
+
+    fn nothing_moved(&self, closed: io::ErrorKind, elapsed: Duration) -> io::Error {
+        let what = if closed == io::ErrorKind::WriteZero { "nothing taken by" } else { "nothing heard from" };
+        io::Error::new(io::ErrorKind::TimedOut, format!("{what} {} for {}", self.peer, seconds(elapsed)))
+    }
+
+    /// Whether a call may go on: fails once the interrupt is raised, or the deadline has passed.
+    fn look_around(&self, interrupted_since: &mut Option<Instant>) -> io::Result<()> {
+        if self.interrupt.is_raised() {
+            let since = interrupted_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= self.grace {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+        }
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let words = format!("timed out: {} moves too little at a time", self.peer);
+            return Err(io::Error::new(io::ErrorKind::TimedOut, words));
         }
         Ok(())
     }
@@ -188,7 +248,8 @@ impl Wire for FdWire {
         self.parts.push(head.as_ptr().cast_mut(), head.len());
         payload.iter().for_each(|run| self.parts.push(run.as_ptr(), run.len()));
         self.parts.push(tail.as_ptr().cast_mut(), tail.len());
-        let is_long = self.parts.0.iter().map(|part| part.iov_len).sum::<usize>() > self.max_call_bytes();
+        let bytes = self.parts.0.iter().map(|part| part.iov_len).sum::<usize>();
+        let is_long = bytes > self.max_call_bytes();
         if is_long {
             self.hold_short_segments(true);
         }
@@ -200,6 +261,7 @@ impl Wire for FdWire {
         if is_long {
             self.hold_short_segments(false);
         }
+        self.loss.take_if(|loss| loss.sent(bytes, &self.fd));
         sent
     }
 
@@ -210,10 +272,9 @@ impl Wire for FdWire {
     }
 
     fn receive_rest(&mut self, buffer: &mut [u8]) -> io::Result<()> {
-        let interrupt = std::mem::take(&mut self.interrupt);
-        let patience = self.patience.replace(self.patience.unwrap_or(REST_PATIENCE));
+        self.grace = REST_GRACE;
         let received = self.receive(buffer);
-        (self.interrupt, self.patience) = (interrupt, patience);
+        self.grace = Duration::ZERO;
         received
     }
 
@@ -225,6 +286,24 @@ impl Wire for FdWire {
 
     fn set_patience(&mut self, patience: Option<Duration>) {
         self.patience = patience;
+    }
+
+    fn set_deadline(&mut self, left: Option<Duration>) {
+        self.deadline = left.map(|left| Instant::now() + left);
+    }
+
+    fn set_peer_timeout(&mut self, timeout: Option<Duration>) {
+        self.peer_timeout = timeout;
+        // Only TCP has such limits: other sockets have their peer on this host.
+        sockopt::set_socket_keepalive(&self.fd, timeout.is_some()).ok();
+        // Unacknowledged bytes, and probes where there are none, count against the same time.
+        let millis = timeout.map_or(0, |timeout| timeout.as_millis().min(i32::MAX as u128) as u32);
+        sockopt::set_tcp_user_timeout(&self.fd, millis).ok();
+        if let Some(timeout) = timeout {
+            let probe = (timeout / 3).clamp(Duration::from_secs(1), MAX_PROBE_INTERVAL);
+            sockopt::set_tcp_keepidle(&self.fd, probe).ok();
+            sockopt::set_tcp_keepintvl(&self.fd, probe).ok();
+        }
     }
 
     fn set_pace(&mut self, pace: Pace) {
@@ -249,6 +328,17 @@ impl Wire for FdWire {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// The other end of a socket, in words.
+fn peer_of(fd: &OwnedFd) -> String {
+    let address = socket2::SockRef::from(fd).peer_addr().ok().and_then(|address| address.as_socket());
+    address.map_or_else(|| "the peer".to_owned(), |address| address.to_string())
+}
+
+/// `15 s`, rounded.
+fn seconds(duration: Duration) -> String {
+    format!("{:.0} s", duration.as_secs_f64())
 }
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 //! To add a transport, make something that yields a [`Wire`] when it connects and when it accepts;
 //! [`tcp`] is the pattern. Nothing above this folder knows what it runs over.
 
+mod address;
 mod fd;
+mod interface;
+mod loss;
 pub mod memory;
 pub mod tcp;
 mod throttle;
@@ -19,10 +22,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+pub use address::{Address, AddressError, DEFAULT_PORT};
 pub use fd::FdWire;
 pub use throttle::{Lane, Limit, Throttle};
 
 use crate::pages::RunBytes;
+
+/// How long a peer may acknowledge nothing, where nothing else is said.
+pub const PEER_TIMEOUT: Duration = Duration::from_secs(15);
+/// The shortest such time: the kernel counts in seconds.
+pub const MIN_PEER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether a link leaves room for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +44,8 @@ pub enum Pace {
     Hasty,
 }
 
-/// One link's bytes. Blocking; a wait ends early when the [`Interrupt`] is raised or nothing moved
-/// for longer than the patience allows.
+/// One link's bytes. Blocking; a wait ends early when the [`Interrupt`] is raised, when nothing moved
+/// for longer than the patience allows, or at the deadline, however much moves.
 pub trait Wire: Send {
     /// Sends `head`, then the payload, straight from guest memory, then `tail`, as one message.
     ///
@@ -57,11 +68,11 @@ pub trait Wire: Send {
     /// As [`Wire::send`]; [`io::ErrorKind::UnexpectedEof`] if the peer closed the link.
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<()>;
 
-    /// Fills `buffer` with the rest of a message that has begun to come: an interrupt does not cut it,
-    /// for the link must stay of use for last words.
+    /// Fills `buffer` with the rest of a message that has begun to come. An interrupt cuts it only after
+    /// a moment: the message may be the reason why the migration ends.
     ///
     /// # Errors
-    /// As [`Wire::receive`], but for the interrupt.
+    /// As [`Wire::receive`].
     fn receive_rest(&mut self, buffer: &mut [u8]) -> io::Result<()>;
 
     /// Fills the runs, straight into guest memory.
@@ -73,11 +84,45 @@ pub trait Wire: Send {
     /// How long nothing may move before a wait fails; `None` waits as long as the link lives.
     fn set_patience(&mut self, patience: Option<Duration>);
 
+    /// How long all that follows may take, until this is called again: a peer that moves one byte now and
+    /// then never exhausts the patience. `None` sets no limit.
+    fn set_deadline(&mut self, left: Option<Duration>);
+
+    /// How long a peer may acknowledge nothing before it counts as gone, as one does whose host lost power; `None` waits
+    /// for ever. A link that has no such peer ignores it.
+    fn set_peer_timeout(&mut self, timeout: Option<Duration>);
+
     /// From here on the interrupt means nothing to this link: what is sent now must arrive.
     fn ignore_interrupt(&mut self);
 
     /// Sets its pace, [`Pace::Considerate`] at first. A link that knows only one keeps it.
     fn set_pace(&mut self, _pace: Pace) {}
+
+    /// From here on nothing on this side ends the link: no interrupt, no timeout and no keep-alive. For what another host
+    /// depends on, and what a network that comes back can still carry.
+    fn outlast(&mut self) {
+        self.ignore_interrupt();
+        self.set_patience(None);
+        self.set_deadline(None);
+        self.set_peer_timeout(None);
+    }
+
+    /// Whether the peer has ended the link, seen without reading what it said before.
+    fn has_ended(&self) -> bool {
+        self.polls(PollFlags::RDHUP)
+    }
+
+    /// Whether something can be received, be it the end, without waiting.
+    fn has_input(&self) -> bool {
+        self.polls(PollFlags::IN | PollFlags::RDHUP)
+    }
+
+    /// Whether a look at the socket finds one of `events`, its end or an error.
+    fn polls(&self, events: PollFlags) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(self.as_fd(), events)];
+        let found = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok();
+        found && fds[0].revents().intersects(events | PollFlags::HUP | PollFlags::ERR)
+    }
 
     /// Ends the link in both directions: whoever waits on it, on either side, is woken.
     fn hang_up(&self);
@@ -105,6 +150,9 @@ pub trait Acceptor: Send {
     /// # Errors
     /// As [`Wire::receive`].
     fn accept(&mut self, interrupt: &Interrupt, timeout: Option<Duration>) -> io::Result<Box<dyn Wire>>;
+
+    /// The [`Wire::set_peer_timeout`] of links accepted from here on. Only links to other hosts need it.
+    fn set_peer_timeout(&mut self, _timeout: Duration) {}
 }
 
 /// Raised once, by hand or by a deadline, and seen by every wait within a tick: how a migration is
@@ -144,88 +192,5 @@ impl Interrupt {
     fn is_raised_by_hand(&self) -> bool {
         self.0.raised.load(Ordering::Acquire)
             || self.0.parent.as_ref().is_some_and(Interrupt::is_raised_by_hand)
-    }
-}
-
-/// A place to migrate to or to receive at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// `tcp://HOST:PORT`
-    Tcp(String),
-    /// `unix:///PATH`
-    Unix(std::path::PathBuf),
-}
-
-/// Why a text is no address.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is no address: write tcp://HOST:PORT or unix:///PATH")]
-pub struct AddressError(String);
-
-impl std::str::FromStr for Address {
-    type Err = AddressError;
-
-    fn from_str(text: &str) -> Result<Address, AddressError> {
-        let wrong = || AddressError(text.to_owned());
-        if let Some(path) = text.strip_prefix("unix://").filter(|path| path.starts_with('/')) {
-            return Ok(Address::Unix(path.into()));
-        }
-        let rest = text.strip_prefix("tcp://").ok_or_else(wrong)?;
-        let (host, port) = rest.rsplit_once(':').ok_or_else(wrong)?;
-        if host.is_empty() || port.parse::<u16>().is_err() {
-            return Err(wrong());
-        }
-        Ok(Address::Tcp(rest.to_owned()))
-    }
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Address::Tcp(host_and_port) => write!(f, "tcp://{host_and_port}"),
-            Address::Unix(path) => write!(f, "unix://{}", path.display()),
-        }
-    }
-}
-
-impl Address {
-    /// A connector to this place.
-    pub fn connector(&self) -> Box<dyn Connector> {
-        match self {
-            Address::Tcp(host_and_port) => Box::new(tcp::TcpConnector::new(host_and_port)),
-            Address::Unix(path) => Box::new(unix::UnixConnector::new(path)),
-        }
-    }
-
-    /// Listens at this place.
-    ///
-    /// # Errors
-    /// Whatever the system says, a port in use above all.
-    pub fn listen(&self) -> io::Result<(Box<dyn Acceptor>, Address)> {
-        match self {
-            Address::Tcp(host_and_port) => {
-                let acceptor = tcp::TcpAcceptor::bind(host_and_port)?;
-                let bound = Address::Tcp(acceptor.local_address()?.to_string());
-                Ok((Box::new(acceptor), bound))
-            }
-            Address::Unix(path) => Ok((Box::new(unix::UnixAcceptor::bind(path)?), self.clone())),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_read_and_written_alike() {
-        for text in ["tcp://127.0.0.1:7800", "tcp://[::1]:7800", "tcp://host.example:1", "unix:///run/x.sock"]
-        {
-            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
-        }
-        for text in
-            ["", "7800", "tcp://", "tcp://host", "tcp://:7", "tcp://h:99999", "unix://x", "http://h:80"]
-        {
-            assert_eq!(text.parse::<Address>(), Err(AddressError(text.to_owned())));
-        }
     }
 }

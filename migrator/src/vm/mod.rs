@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub(crate) use self::{ahead::FramesAhead, announcer::Announcer};
-pub use self::{held::HeldVm, paused::PausedVm};
+pub use self::{
+    held::HeldVm,
+    paused::{PausedVm, RelinquishedVm},
+};
 use crate::pages::{GuestPages, PageNumber, PageRun, PageSet};
 
 mod ahead;
@@ -33,6 +36,9 @@ impl VmError {
         move |source| VmError { operation, source: source.into() }
     }
 }
+
+/// Why a guest of which pages are missing is neither run nor moved.
+pub const PAGES_MISSING: &str = "pages of its memory never arrived";
 
 /// What a destination must know to make a machine ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,7 +157,13 @@ pub trait DestinationVm: Send {
     /// Its network on this host, if it has one.
     fn network(&self) -> Option<Arc<dyn Network>>;
 
-    /// Takes what only one machine may hold, which the source has let go of, and runs.
+    /// Takes what only one machine may hold, which the source has let go of. It is given up again with the machine.
+    ///
+    /// # Errors
+    /// Who has it, if that is known.
+    fn claim(&mut self) -> Result<(), VmError>;
+
+    /// Runs, with what was claimed.
     ///
     /// # Errors
     /// It does not run then.

@@ -50,14 +50,35 @@ impl<'vm> PausedVm<'vm> {
         self.vm().first_pages()
     }
 
-    /// Gives up the duty to run this guest, for ever: it will not be resumed here. Done just before
-    /// the destination is told to start it.
-    pub fn relinquish(mut self) {
-        self.vm = None;
+    /// Resumes the guest, and says if that fails: then it is still paused.
+    ///
+    /// # Errors
+    /// As [`SourceVm::resume`].
+    pub fn resume(mut self) -> Result<(), VmError> {
+        self.vm.take().map_or(Ok(()), SourceVm::resume)
+    }
+
+    /// Gives up the duty to run this guest: it is not resumed here, unless the destination says that it never
+    /// started it. Done just before the destination is told to start it.
+    pub fn relinquish(mut self) -> RelinquishedVm<'vm> {
+        RelinquishedVm { vm: self.vm.take() }
     }
 
     fn vm(&mut self) -> &mut dyn SourceVm {
         &mut **self.vm.as_mut().expect("only relinquish takes it, and consumes self")
+    }
+}
+
+/// A paused VM that is no longer this side's to run. Nothing happens when it is dropped.
+pub struct RelinquishedVm<'vm> {
+    vm: Option<&'vm mut dyn SourceVm>,
+}
+
+impl<'vm> RelinquishedVm<'vm> {
+    /// Takes the duty back: the destination has said that the guest does not run there and never will. Silence is not
+    /// such a word.
+    pub fn take_back(self) -> PausedVm<'vm> {
+        PausedVm { vm: self.vm }
     }
 }
 

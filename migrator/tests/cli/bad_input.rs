@@ -13,7 +13,9 @@ use crate::ferry::Host;
 fn wrong_arguments_are_usage_errors() {
     let host = Host::new();
     for arguments in [
-        &["migrate", "a", "127.0.0.1:7800"][..],
+        &["migrate", "a", "7800"][..],
+        &["migrate", "a", "fd00::b:7800"],
+        &["migrate", "a", "tcp://h:1", "--peer-timeout", "0s"],
         &["migrate", "a", "tcp://h:1", "--strategy", "magic"],
         &["migrate", "a", "tcp://h:1", "--max-bandwidth", "fast"],
         &["migrate", "a", "tcp://h:1", "--downtime-limit", "50"],
@@ -137,7 +139,7 @@ fn the_api_answers_nonsense_in_sentences() {
     assert_eq!(ask("POST /v1/migration", "{").0, "400");
     assert_eq!(ask("POST /v1/migration", "{}").0, "422");
     assert_eq!(ask("GET /v1/migration?wait=perhaps", "").0, "400");
-    let (status, error) = ask("POST /v1/migration", r#"{"address":"nowhere","strategy":"pre-copy"}"#);
+    let (status, error) = ask("POST /v1/migration", r#"{"address":"http://nowhere","strategy":"pre-copy"}"#);
     assert_eq!(status, "400");
     assert!(error.contains("is no address"), "{error}");
     let (status, error) = ask("DELETE /v1/migration", "");

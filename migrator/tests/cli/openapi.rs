@@ -167,7 +167,7 @@ fn what_is_answered_is_as_the_document_says() {
     api.ask("a", "PUT", "/v1/vm/balloon", Some(&json!({ "target_bytes": 0 })), "409");
     assert_eq!(api.migration("a", false), json!({ "progress": null, "report": null }));
     api.ask("a", "DELETE", "/v1/migration", None, "409");
-    let nowhere = json!({ "address": "nowhere", "strategy": "pre-copy" });
+    let nowhere = json!({ "address": "http://nowhere", "strategy": "pre-copy" });
     api.ask("a", "POST", "/v1/migration", Some(&nowhere), "400");
 
     // One under way, then called off.

@@ -48,6 +48,7 @@ fn cut_at_every_message(strategy: Strategy) -> Seen {
                     Outcome::Failed | Outcome::Cancelled => seen.stayed += 1,
                     Outcome::Unknown => seen.unknown += 1,
                     Outcome::Interrupted => seen.interrupted += 1,
+                    Outcome::Ended => panic!("{context}: nobody ended the guest"),
                 }
                 let stayed = tried.report.outcome == Outcome::Failed;
                 let holder = tried.assert_one_guest(source, &context);

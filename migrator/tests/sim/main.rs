@@ -2,8 +2,11 @@
 
 mod again;
 mod cuts;
+mod faults;
 mod one_guest;
 mod paused;
 mod seeds;
 mod strangers;
 mod sums;
+mod trickles;
+mod vanished;

@@ -3,15 +3,16 @@
 use std::{sync::Arc, thread, time::Duration};
 
 use migrator::{
-    destination::{Arrival, ReceiveError, receive},
+    destination::{Arrival, EndNotice, ReceiveError, receive},
     options::Options,
     progress::Progress,
+    protocol::GuestEnd,
     report::{Outcome, Report},
     sim::{FailingConnector, SimHost, SimVm, SimWorkload, Tally},
     source::migrate,
     strategy::Strategy,
     transport::{Interrupt, memory},
-    vm::SourceVm,
+    vm::{SourceVm, VmDescription},
 };
 
 /// Pages of a simulated guest: small, so that a thousand seeds are quick, but several frames.
@@ -25,6 +26,8 @@ pub struct Try {
     pub tally: Arc<Tally>,
     pub interrupt: Interrupt,
     pub progress: Arc<Progress>,
+    /// How the guest ends as soon as it runs at the destination.
+    pub guest_end: Option<GuestEnd>,
 }
 
 impl Try {
@@ -36,6 +39,7 @@ impl Try {
             tally: Tally::count_only(),
             interrupt: Interrupt::default(),
             progress: Arc::default(),
+            guest_end: None,
         }
     }
 
@@ -44,9 +48,15 @@ impl Try {
         let (connector, acceptor) = memory::pair();
         let connector = FailingConnector::new(connector, &self.tally);
         let mut acceptor = FailingConnector::new(acceptor, &self.tally);
+        let end = self.guest_end.take();
+        let started = move |_: &VmDescription, notice: EndNotice| {
+            if let Some(end) = end {
+                notice.tell(end);
+            }
+        };
         thread::scope(|scope| {
             let destination =
-                scope.spawn(move || receive(&mut self.host, &mut acceptor, &Interrupt::default(), |_| ()));
+                scope.spawn(move || receive(&mut self.host, &mut acceptor, &Interrupt::default(), started));
             let report =
                 migrate(vm, &connector, self.strategy, &self.options, &self.interrupt, &self.progress);
             // A destination that never heard of the migration waits for one that cannot come now.
@@ -155,6 +165,11 @@ impl Tried {
                     }
                     Err(_) => panic!("{context}: no guest"),
                 }
+            }
+            (Outcome::Ended, destination) => {
+                assert!(!source.is_running(), "{context}");
+                assert!(matches!(destination, Err(ReceiveError::Ended { .. })), "{context}");
+                None
             }
             (Outcome::Completed, Err(_)) => panic!("{context}: no guest"),
         }

@@ -142,7 +142,8 @@ fn receive_from(call: impl FnOnce(&str)) -> ReceiveError<SimVm> {
     let Address::Tcp(host_and_port) = address else { panic!("a TCP address") };
     let interrupt = Interrupt::default();
     thread::scope(|scope| {
-        let received = scope.spawn(|| receive(&mut SimHost::default(), &mut *acceptor, &interrupt, |_| ()));
+        let received =
+            scope.spawn(|| receive(&mut SimHost::default(), &mut *acceptor, &interrupt, |_, _| ()));
         let raised = RaiseOnDrop(&interrupt);
         call(&host_and_port);
         // Whoever is waited for still has had its chance.
@@ -176,7 +177,7 @@ fn callers_who_are_no_ferry_are_turned_away_and_the_next_is_served() {
 
 #[test]
 fn a_source_that_says_nonsense_is_told_so() {
-    for nonsense in [FromSource::Start, FromSource::Probe] {
+    for nonsense in [FromSource::Start { valid_ms: 1 }, FromSource::Probe] {
         let error = receive_from(|address| {
             let mut stream = TcpStream::connect(address).unwrap();
             stream.write_all(&Greeting { migration: [1; 16], role: Role::Control }.encode()).unwrap();
@@ -188,4 +189,41 @@ fn a_source_that_says_nonsense_is_told_so() {
         });
         assert!(matches!(error, ReceiveError::Unexpected { .. }), "{error}");
     }
+}
+
+/// Issue 12, entry 10: half a byte a second must not keep a receiver busy for ever.
+#[test]
+fn entry_10_callers_who_trickle_are_turned_away_and_the_next_is_served() {
+    let greeting = Greeting { migration: [1; 16], role: Role::Control };
+    let error = receive_from(|address| {
+        // One trickles its greeting, the other its offer: 8 bytes of prefix that announce a few more.
+        for greets in [false, true] {
+            let mut stream = TcpStream::connect(address).unwrap();
+            if greets {
+                stream.write_all(&greeting.encode()).unwrap();
+                stream.read_exact(&mut [0; GREETING_BYTES]).unwrap();
+            }
+            let words = if greets { [100, 0, 0, 0].repeat(8) } else { greeting.encode().to_vec() };
+            let mut other = stream.try_clone().unwrap();
+            other.set_read_timeout(Some(Duration::from_secs(12))).unwrap();
+            let sender = thread::spawn(move || {
+                for byte in words {
+                    if stream.write_all(&[byte]).is_err() {
+                        return;
+                    }
+                    thread::sleep(Duration::from_millis(900));
+                }
+            });
+            // What it says at the end is another matter; it hangs up.
+            let ended = other.read_to_end(&mut Vec::new());
+            let gave_up = ended.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+            assert!(!gave_up, "greets: {greets}: {ended:?}");
+            other.shutdown(std::net::Shutdown::Both).ok();
+            sender.join().unwrap();
+        }
+    });
+    assert!(
+        error.to_string().contains("control link") || matches!(error, ReceiveError::Message(_)),
+        "{error}"
+    );
 }

@@ -174,6 +174,12 @@ impl GuestMemory {
         populate(&self.mapping, pages)
     }
 
+    /// Whether missing pages are served: from [`MissingPages::open`](crate::MissingPages::open) until its close. Until
+    /// then a page that is absent is not a page of zeros.
+    pub fn has_missing_pages(&self) -> bool {
+        self.userfault.lock().expect("nothing panics with this lock held").is_some()
+    }
+
     /// Gives `pages` back to the host. They read as zeros afterwards, or are missing where missing pages are served.
     pub fn discard(&self, pages: Range<u64>) -> Result<(), AdviseError> {
         self.mapping.discard(bytes_of(&pages)).map_err(|source| AdviseError {

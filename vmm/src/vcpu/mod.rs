@@ -18,7 +18,6 @@ pub(crate) mod tsc;
 mod xsave;
 
 use std::io;
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -35,7 +34,7 @@ use self::thread::VcpuThread;
 use self::tsc::{Gap, Reference};
 use crate::cpu::{CpuModel, vcpu_leaves};
 use crate::devices::Bus;
-use crate::event::Event;
+use crate::event::EventSender;
 use crate::kvm::CallError;
 
 /// How often a vCPU that does not answer is kicked anew. One kick is enough by design; a vCPU that waits for a missing
@@ -80,7 +79,7 @@ impl VcpuHandle {
         cpu: &CpuModel,
         (index, count): (u8, u8),
         bus: Arc<Bus>,
-        events: Sender<Event>,
+        events: EventSender,
     ) -> Result<VcpuHandle, VcpuCreateError> {
         kick::install_handler()?;
         let mut fd = vm.create_vcpu(u64::from(index)).map_err(CallError::of("KVM_CREATE_VCPU"))?;

@@ -1,6 +1,5 @@
 //! A vCPU's thread: runs the guest while it is ordered to, and hands exits to the bus.
 
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::KVM_EXIT_INTERNAL_ERROR;
@@ -10,7 +9,7 @@ use super::Vcpu;
 use super::kick::ImmediateExit;
 use super::parking::{Order, Parking};
 use crate::devices::{Bus, Outcome};
-use crate::event::{Event, FailReason, Registers};
+use crate::event::{Event, EventSender, FailReason, Registers};
 
 /// What the thread of one vCPU works with.
 pub(super) struct VcpuThread {
@@ -18,7 +17,7 @@ pub(super) struct VcpuThread {
     pub(super) vcpu: Arc<Mutex<Vcpu>>,
     pub(super) parking: Arc<Parking>,
     pub(super) bus: Arc<Bus>,
-    pub(super) events: Sender<Event>,
+    pub(super) events: EventSender,
 }
 
 /// What to do after an exit.
@@ -149,8 +148,7 @@ impl VcpuThread {
             name_cause(reason, fd);
             *registers = read_registers(fd);
         }
-        // An owner that no longer listens needs no telling.
-        let _ = self.events.send(event);
+        self.events.tell(event);
     }
 }
 

@@ -56,6 +56,7 @@ impl Sides {
             preallocate: true,
             incoming: false,
             has_network,
+            vhost: host::has_vhost_net(),
         };
         memory.release_source();
         let place = |side| rig.network.map(|network| (network, side));

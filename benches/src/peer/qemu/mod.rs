@@ -128,6 +128,8 @@ pub struct Machine<'a> {
     pub incoming: bool,
     /// It has a network card, on the tap that Ferry's guest has.
     pub has_network: bool,
+    /// The kernel runs that card (vhost).
+    pub vhost: bool,
 }
 
 impl Machine<'_> {
@@ -163,7 +165,8 @@ impl Machine<'_> {
         ]);
         arguments.push(self.image.into());
         if self.has_network {
-            let tap = format!("tap,id=guests,ifname={TAP},script=no,downscript=no");
+            let vhost = if self.vhost { "on" } else { "off" };
+            let tap = format!("tap,id=guests,ifname={TAP},script=no,downscript=no,vhost={vhost}");
             let mac = GUEST_MAC.map(|byte| format!("{byte:02x}")).join(":");
             let card = format!("virtio-net-device,netdev=guests,mac={mac}");
             arguments.extend(words(&["-netdev", &tap, "-device", &card]));

@@ -30,6 +30,7 @@ fn memory_is_of_the_size_that_ferry_has_and_preallocated_only_where_that_is_fair
         preallocate: true,
         incoming: false,
         has_network: false,
+        vhost: false,
     };
     let line = |machine: Machine<'_>| {
         let words: Vec<String> =
@@ -41,6 +42,9 @@ fn memory_is_of_the_size_that_ferry_has_and_preallocated_only_where_that_is_fair
     assert!(source.ends_with("-append pulse seed=1 -kernel /tmp/pulse"), "{source}");
     let destination = line(Machine { preallocate: false, incoming: true, has_network: true, ..machine });
     assert!(destination.contains("-netdev tap,id=guests,ifname=ferry0"), "{destination}");
+    assert!(destination.contains("downscript=no,vhost=off"), "{destination}");
+    let with_vhost = line(Machine { has_network: true, vhost: true, ..machine });
+    assert!(with_vhost.contains("downscript=no,vhost=on"), "{with_vhost}");
     assert!(!source.contains("-netdev"), "{source}");
     assert!(destination.contains("prealloc=off"), "{destination}");
     assert!(destination.ends_with("-incoming defer"), "{destination}");

@@ -1,10 +1,10 @@
 //! What emulated networks and honest figures need of the host.
 
-use std::{fs, thread};
+use std::{fs, path::Path, thread};
 
 use rustix::process::{Resource, getrlimit};
 
-use super::{Lack, Need, Weight, lack};
+use super::{super::bridges, Lack, Need, Weight, lack};
 use crate::{host_network, report::in_words};
 
 /// Files that the largest guest with the most links has open, with room to spare.
@@ -13,6 +13,12 @@ const FILES: u64 = 256;
 pub fn needs() -> Vec<Need> {
     vec![
         Need::new("tap", Weight::Useful, "guests with a network", tap()),
+        Need::new(
+            "bridges",
+            Weight::Useful,
+            "guests reach their gateway right after a move",
+            bridge_addresses(),
+        ),
         Need::new("network namespaces", Weight::Useful, "emulated hosts on one machine", namespaces()),
         Need::new("precedence", Weight::Useful, "clients of a guest that moves wait less", precedence()),
         Need::new("open files", Weight::Useful, "links, sockets and guests", open_files()),
@@ -29,6 +35,21 @@ fn tap() -> Result<String, Lack> {
             lack(format!("/dev/net/tun: {error}"), "modprobe tun, and as root: chmod 666 /dev/net/tun")
         }
     }
+}
+
+/// Whether bridges with taps in them keep their addresses when ports come and go.
+fn bridge_addresses() -> Result<String, Lack> {
+    let changing = bridges::all_without_fixed_mac(Path::new(bridges::INTERFACES));
+    let Some(first) = changing.first() else {
+        return Ok("none with a tap in it whose MAC changes with its ports".to_owned());
+    };
+    lack(
+        format!(
+            "{}: the MAC changes with the ports; guests cannot reach such a gateway for up to a minute after a move",
+            changing.join(", ")
+        ),
+        bridges::mend(first),
+    )
 }
 
 fn namespaces() -> Result<String, Lack> {

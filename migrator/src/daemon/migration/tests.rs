@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     daemon::{ConsoleLog, Facts},
+    progress::Phase,
     sim::{SimVm, SimWorkload},
 };
 
@@ -17,7 +18,8 @@ fn daemon() -> Arc<Daemon> {
 /// As if the engine had ended so.
 fn end_with(daemon: &Arc<Daemon>, outcome: Outcome) {
     let progress = Arc::default();
-    let (mut machine, was) = daemon.give_to_engine(&Interrupt::default(), &progress).unwrap();
+    let (mut machine, was) =
+        daemon.give_to_engine(&Interrupt::default(), &progress, "tcp://there:1").unwrap();
     let mut report = Report::new(Strategy::PreCopy, &machine.describe(), &Options::default());
     report.outcome = outcome;
     machine.pause().unwrap();
@@ -55,11 +57,29 @@ fn a_guest_in_doubt_stays_paused_until_it_is_forced() {
 #[test]
 fn a_guest_that_was_to_stop_stops_once_the_engine_gives_it_back() {
     let daemon = daemon();
-    let (machine, was) = daemon.give_to_engine(&Interrupt::default(), &Arc::default()).unwrap();
-    daemon.stop();
+    let (machine, was) =
+        daemon.give_to_engine(&Interrupt::default(), &Arc::default(), "tcp://there:1").unwrap();
+    daemon.stop(false).unwrap();
     assert_eq!(daemon.end(), None);
     let report = Report::new(Strategy::PreCopy, &machine.describe(), &Options::default());
     daemon.migrated(machine, was, report, "tcp://there:1");
+    assert_eq!(daemon.end(), Some(End::Stopped));
+}
+
+/// Entries 4 and 5: a guest at a destination needs the pages that are here, so neither a signal nor `ferry stop` ends this.
+#[test]
+fn entry_5_a_process_that_another_host_depends_on_is_ended_by_force_alone() {
+    let daemon = daemon();
+    let progress = Arc::<Progress>::default();
+    let _given = daemon.give_to_engine(&Interrupt::default(), &progress, "tcp://there:1").unwrap();
+    progress.begin(Phase::Push, 12_345);
+    for refused in [daemon.stop(false), daemon.stop(false), daemon.cancel()] {
+        let words = refused.unwrap_err().to_string();
+        assert!(words.starts_with("too late: vm runs at tcp://there:1; 12345 pages to go"), "{words}");
+        assert!(words.contains("`ferry stop --force vm`"), "{words}");
+    }
+    assert_eq!(daemon.end(), None);
+    daemon.stop(true).unwrap();
     assert_eq!(daemon.end(), Some(End::Stopped));
 }
 

@@ -23,6 +23,9 @@ use crate::pages::{Encoding, PageRun};
 pub const MAX_FRAME_PAGES: u64 = 512;
 /// The most runs one frame lists.
 pub const MAX_FRAME_RUNS: usize = 512;
+/// How long a frame of a guest that is still at the source may take from its first byte to its last, however little comes
+/// at a time.
+pub const FRAME_TIME: std::time::Duration = std::time::Duration::from_secs(30);
 /// Bytes of a frame's header.
 pub const HEADER_BYTES: usize = size_of::<FrameHeader>();
 /// Bytes of the digest behind a payload.

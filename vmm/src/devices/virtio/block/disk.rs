@@ -5,7 +5,7 @@
 //!   free ─────────────────────────► held ──────────────────────────────────► free
 //! ```
 //! Two machines may have one disk, on storage that both hosts see, but only one may use it. The lock
-//! (`flock`, of the open file) is taken when a guest is booted, or just before it starts or resumes; the
+//! (of the open file; see `lock`) is taken when a guest is booted, or just before it starts or resumes; the
 //! source of a migration lets go of it when it gives the guest up. What is taken is opened anew, and of a
 //! block device what this host has cached is dropped: another host may have written since. (What is cached of
 //! a file is the business of the file system it lies on.)
@@ -19,8 +19,10 @@ use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use rustix::fs::{Advice, FlockOperation, fadvise, flock};
+use rustix::fs::{Advice, fadvise};
 use thiserror::Error;
+
+use super::lock::{self, LockError, LockHolder};
 
 /// Bytes of a sector: disks are made of whole ones.
 pub const SECTOR_BYTES: u64 = 512;
@@ -73,10 +75,15 @@ pub enum DiskError {
         expected: u64,
     },
     /// Somebody else has it.
-    #[error("disk {} is in use: another guest, here or on another host, has it locked", path.display())]
+    #[error("disk {} is in use: {}", path.display(), match holder {
+        Some(holder) => holder.to_string(),
+        None => "another guest or program, here or on another host, has it locked".to_owned(),
+    })]
     Busy {
         /// Its path.
         path: PathBuf,
+        /// Who, if that can be known.
+        holder: Option<LockHolder>,
     },
     /// Any other failure.
     #[error("{operation} disk {}", path.display())]
@@ -187,13 +194,9 @@ impl HeldDisk {
         }
         let disk = &self.disk;
         let Opened { file, bytes, is_block_device } = disk.open()?;
-        let operation = match disk.read_only {
-            true => FlockOperation::NonBlockingLockShared,
-            false => FlockOperation::NonBlockingLockExclusive,
-        };
-        flock(&file, operation).map_err(|error| match error {
-            rustix::io::Errno::WOULDBLOCK => DiskError::Busy { path: disk.path.clone() },
-            error => disk.failed("lock")(error.into()),
+        lock::lock(&file, disk.read_only).map_err(|error| match error {
+            LockError::Busy => DiskError::Busy { path: disk.path.clone(), holder: lock::holder(&file) },
+            LockError::Call(error) => disk.failed("lock")(error),
         })?;
         if bytes != disk.bytes {
             return Err(DiskError::Size { path: disk.path.clone(), bytes, expected: disk.bytes });

@@ -1,6 +1,7 @@
 //! A disk (Virtual I/O Device version 1.2, 5.2) on a raw file or a block device.
 //!
-//! - `disk`: the file, and the lock on it;
+//! - `disk`: the file, and whether this machine has it;
+//! - `lock`: the locks on it, and who has them;
 //! - `request`: one request.
 //!
 //! Requests are done one after the other by the worker, straight between file and guest memory. Each is done when it is
@@ -8,6 +9,7 @@
 //! on the disk after a flush, and all of it is when the disk is released.
 
 mod disk;
+mod lock;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -25,6 +27,7 @@ use crate::memory::pieces::MAX_PIECES;
 
 pub(crate) use self::disk::HeldDisk;
 pub use self::disk::{Disk, DiskError, SECTOR_BYTES};
+pub use self::lock::LockHolder;
 
 const QUEUES: &[u16] = &[256];
 /// Bytes of the configuration, up to and with `write_zeroes_may_unmap`.

@@ -2,6 +2,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -250,6 +251,127 @@ fn disks_that_cannot_be_used_are_refused_in_words() {
         assert!(matches!(Disk::new(&path, false), Err(DiskError::NotSectors { .. })), "{bytes} bytes");
     }
     until("the lock is free, too", || flock_is_free(&path));
+}
+
+/// A shared lock on one byte, as QEMU takes them, for as long as the file is open.
+fn byte_locked(path: &Path, byte: i64) -> File {
+    let file = File::open(path).expect("opens");
+    let mut lock = libc::flock {
+        l_type: libc::F_RDLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: byte,
+        l_len: 1,
+        l_pid: 0,
+    };
+    // SAFETY: the command reads one `struct flock`, which lives until the call returns.
+    let taken = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw mut lock) };
+    assert_eq!(taken, 0, "{}", std::io::Error::last_os_error());
+    file
+}
+
+/// Whether another open file has a lock on one byte.
+fn is_byte_locked(path: &Path, byte: i64) -> bool {
+    let file = File::open(path).expect("opens");
+    let mut lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: byte,
+        l_len: 1,
+        l_pid: 0,
+    };
+    // SAFETY: the command reads and writes one `struct flock`, which lives until the call returns.
+    let asked = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
+    assert_eq!(asked, 0, "{}", std::io::Error::last_os_error());
+    lock.l_type != libc::F_UNLCK as libc::c_short
+}
+
+#[test]
+fn entry_27_locks_of_qemus_kind_exclude_ours_and_ours_exclude_them() {
+    // What QEMU has locked: bytes 100 + n for what it does, 200 + n for what it permits nobody; 0 to read, 1 to write,
+    // 2 to write what is there already, 3 to resize.
+    let refused_to_writers = [101, 102, 103, 200, 201];
+    let refused_to_readers = [101, 103, 200];
+    for (read_only, refused) in [(false, &refused_to_writers[..]), (true, &refused_to_readers[..])] {
+        let (_file, path) = file();
+        let disk = HeldDisk::new(Disk::new(&path, read_only).expect("a disk"));
+        for byte in (100..104).chain(200..204) {
+            let other = byte_locked(&path, byte);
+            match disk.take() {
+                Ok(()) => assert!(!refused.contains(&byte), "read-only: {read_only}, byte {byte}"),
+                Err(error @ DiskError::Busy { .. }) => {
+                    assert!(refused.contains(&byte), "read-only: {read_only}, byte {byte}");
+                    let said = error.to_string();
+                    assert!(said.contains(&format!("process {} (", std::process::id())), "{said}");
+                }
+                Err(error) => panic!("{error}"),
+            }
+            disk.release().expect("nothing to write");
+            drop(other);
+        }
+        // What a QEMU that comes later finds: it uses 100 and 101, and looks at 200 and 201.
+        disk.take().expect("free again");
+        let locked: Vec<i64> =
+            (100..104).chain(200..204).filter(|&byte| is_byte_locked(&path, byte)).collect();
+        match read_only {
+            true => assert_eq!(locked, [100, 201, 203]),
+            false => assert_eq!(locked, [100, 101, 201, 202, 203]),
+        }
+        disk.release().expect("nothing to write");
+        assert!(!(100..204).any(|byte| is_byte_locked(&path, byte)));
+    }
+}
+
+#[test]
+fn entry_27_a_busy_disk_names_who_has_it_locked() {
+    let (_file, path) = file();
+    let disk = HeldDisk::new(Disk::new(&path, false).expect("a disk"));
+    let other = File::open(&path).expect("opens");
+    rustix::fs::flock(&other, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("free");
+    let said = disk.take().expect_err("locked").to_string();
+    assert!(said.contains(&format!("process {} (", std::process::id())), "{said}");
+}
+
+#[test]
+fn entry_27_a_real_qemu_and_this_machine_exclude_each_other() {
+    const NAME: &str = "entry_27_a_real_qemu_and_this_machine_exclude_each_other";
+    const QEMU: &str = "qemu-system-x86_64";
+    if let Err(error) = Command::new(QEMU).arg("-version").stdout(Stdio::null()).status() {
+        return println!("skipped: {NAME}: {QEMU}: {error}");
+    }
+    let path = std::env::temp_dir().join(format!("ferry-lock-{}.raw", std::process::id()));
+    File::create(&path).and_then(|file| file.set_len(SECTORS * 512)).expect("a file");
+    let drive = format!("if=none,id=d,format=raw,file={}", path.display());
+    let qemu = || {
+        let mut command = Command::new(QEMU);
+        command.args([
+            "-accel",
+            "tcg",
+            "-machine",
+            "q35",
+            "-m",
+            "32",
+            "-nodefaults",
+            "-no-user-config",
+            "-S",
+        ]);
+        command.args(["-display", "none", "-drive", &drive, "-device", "virtio-blk-pci,drive=d"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.spawn().expect("starts")
+    };
+    let disk = HeldDisk::new(Disk::new(&path, false).expect("a disk"));
+    let mut running = qemu();
+    until("QEMU has the image locked", || is_byte_locked(&path, 101));
+    let refused = disk.take();
+    running.kill().and_then(|()| running.wait()).expect("ends");
+    let said = refused.expect_err("QEMU has it").to_string();
+    assert!(said.contains(&format!("process {} (qemu-system", running.id())), "{said}");
+
+    disk.take().expect("QEMU has ended");
+    let output = qemu().wait_with_output().expect("ends by itself");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("lock"), "{said}");
+    disk.release().expect("nothing to write");
+    std::fs::remove_file(&path).expect("is there");
 }
 
 fn flock_is_free(path: &Path) -> bool {
