@@ -60,7 +60,7 @@ impl Try {
             let destination = scope.spawn(|| {
                 let mut arrived = None;
                 enter(Box::new(|| {
-                    let received = receive(&mut host, &mut *acceptor, &stop, |_| ());
+                    let received = receive(&mut host, &mut *acceptor, &stop, |_, _| ());
                     arrived = Some(received.map(|arrival| arrival.vm));
                 }));
                 arrived.expect("`enter` calls what it is given")

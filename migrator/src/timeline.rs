@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use crate::{pages::Sent, protocol::LoadTimes};
 
 /// One pass over dirty pages while the guest runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Round {
     /// What it sent.
     pub sent: Sent,

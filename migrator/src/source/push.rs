@@ -16,7 +16,7 @@ use std::{
         mpsc::{Sender, channel},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use super::{MigrateError, Migration};
@@ -25,7 +25,6 @@ use crate::{
     progress::{Phase, Progress},
     protocol::{Frame, FrameKind, MAX_FRAME_PAGES, Missing},
     ready::spawn_ready,
-    timeline::Round,
     transport::{Pace, Wire},
     urgent::{Priority, set_priority},
 };
@@ -155,8 +154,7 @@ impl Answers {
             Ok(())
         };
         for &(_, run) in request.segments.iter().filter(|(_, run)| !is_page(run)) {
-            let claimed = claim(run);
-            send(stream, &[run], claimed)?;
+            send(stream, &[run], claim(run))?;
         }
         // A page that the push has claimed is on its way, but behind others.
         for page in requested() {
@@ -229,13 +227,11 @@ impl Migration<'_> {
         if let Err(error) = pushed {
             tracing::warn!(%error, "the bulk link is lost: what is missing goes over the urgent link");
         }
-        // Of one that broke off, too: its bytes were sent.
-        let mut sent = self.bulk.sent().since(before);
-        let earlier =
-            self.timeline.push.map_or((Sent::default(), Duration::ZERO), |push| (push.sent, push.duration));
-        sent.add(earlier.0);
-        let duration = earlier.1 + begin.elapsed();
-        self.timeline.push = Some(Round { sent, duration, dirtied: 0, look: None });
+        // One that broke off is recorded, too: its bytes were sent.
+        let mut round = self.timeline.push.unwrap_or_default();
+        round.sent.add(self.bulk.sent().since(before));
+        round.duration += begin.elapsed();
+        self.timeline.push = Some(round);
     }
 
     /// Pushes again what did not come.

@@ -3,6 +3,7 @@
 //! Simulated guests wherever they will do, so that most of this runs without KVM. Every wait is bounded, and every
 //! process started is ended by its own id.
 
+mod after_handover;
 mod bad_input;
 mod ferry;
 mod full_disk;

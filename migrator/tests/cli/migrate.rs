@@ -208,8 +208,11 @@ fn a_source_that_dies_after_the_handover_leaves_an_interrupted_guest() {
     host.await_status("b", "running");
     source.child.kill().unwrap();
     host.await_status("b", "interrupted");
-    host.ferry(&["resume", "b"]).fails(1, &["look there first", "--force"]);
-    host.ferry(&["migrate", "b", &address]).fails(1, &["look there first"]);
+    for words in
+        [&["resume", "b"][..], &["resume", "--force", "b"], &["migrate", "b", &address], &["check", "b"]]
+    {
+        host.ferry(words).fails(1, &["never came", "`ferry stop b`"]);
+    }
     host.ferry(&["stop", "b"]).succeeds();
     await_that("it is gone", || !host.socket("b").exists());
 }

@@ -106,6 +106,34 @@ fn assert_console_answers(host: &Host) {
     }
 }
 
+/// Issue 12, entry 4: what a guest exits with reaches the process that still has its pages.
+#[test]
+fn entry_4_a_guest_that_exits_in_the_push_ends_at_its_source_with_its_code() {
+    let test = "entry_4_a_guest_that_exits_in_the_push_ends_at_its_source_with_its_code";
+    if !kvm_is_there(test) {
+        return;
+    }
+    if let Err(reason) = vmm::MissingPages::probe() {
+        println!("skipped: {test}: {reason}");
+        return;
+    }
+    let host = Host::new();
+    let source = host.start(&["run", "pulse", "--memory", "256MiB", "--no-console"]);
+    await_that("pulse is ready", || host.info("pulse")["guest"]["ready"] == true);
+    let address = host.receive("b");
+    let migrate = ["migrate", "pulse", &address, "-s", "post-copy", "--max-bandwidth", "100Mbit"];
+    let migrate = host.start(&migrate);
+    host.await_status("b", "running");
+    let mut console = UnixStream::connect(host.runtime().join("ferry/b.console")).unwrap();
+    console.write_all(b"stop 7\r").unwrap();
+    let end = source.end();
+    let words = String::from_utf8_lossy(&end.stderr).into_owned();
+    assert!(words.contains("pulse ended at tcp://") && words.contains("code 7"), "{words}");
+    assert_eq!(end.status.code(), Some(7), "{words}");
+    let words = String::from_utf8_lossy(&migrate.end().stderr).into_owned();
+    assert!(words.contains("pulse ended at the destination with code 7"), "{words}");
+}
+
 /// Pulse has no driver for it: it is asked, and gives nothing. Linux does, on emulated hosts.
 #[test]
 fn a_balloon_is_asked_for_and_the_wish_goes_along() {

@@ -111,6 +111,19 @@ fn a_guest_that_writes_faster_than_the_link_is_given_up_and_runs_on() {
     tried.assert_one_guest(source, "not converging");
 }
 
+/// Issue 12, entry 26: what a switchover takes without any page is known by then.
+#[test]
+fn entry_26_a_limit_below_the_fixed_part_is_refused_before_anything_moves() {
+    let mut source = boot(5);
+    let mut attempt = Try::new(Strategy::PreCopy);
+    attempt.options.downtime_limit = Duration::from_nanos(1);
+    let tried = attempt.run(&mut source);
+    let error = tried.report.error.clone().unwrap_or_default();
+    assert!(error.contains("cannot be kept"), "{error}");
+    assert_eq!(tried.report.moved.rounds.len(), 0, "nothing was sent");
+    tried.assert_one_guest(source, "refused");
+}
+
 /// A guest that writes a few pages over and over is seen to, and what a look takes out of the log is sent again.
 #[test]
 fn a_look_at_the_log_within_a_round_tells_the_rate_and_loses_no_page() {
@@ -147,19 +160,6 @@ fn a_timeout_says_what_was_known_by_then() {
     }
     assert!(error.contains("--timeout") || error.contains("does not converge"), "{error}");
     tried.assert_one_guest(source, "timed out");
-}
-
-/// Issue 12, entry 26: what a switchover takes without any page is known by then.
-#[test]
-fn entry_26_a_limit_below_the_fixed_part_is_refused_before_anything_moves() {
-    let mut source = boot(5);
-    let mut attempt = Try::new(Strategy::PreCopy);
-    attempt.options.downtime_limit = Duration::from_nanos(1);
-    let tried = attempt.run(&mut source);
-    let error = tried.report.error.clone().unwrap_or_default();
-    assert!(error.contains("cannot be kept"), "{error}");
-    assert_eq!(tried.report.moved.rounds.len(), 0, "nothing was sent");
-    tried.assert_one_guest(source, "refused");
 }
 
 /// Cancels a slow migration as soon as it is in `phase`, and moves the guest afterwards.

@@ -146,8 +146,9 @@ fn a_state_that_cannot_be_loaded_leaves_the_guest_running() {
         let interrupt = migrator::transport::Interrupt::default();
         let report = thread::scope(|scope| {
             let mut host = migrator::kvm_vm::KvmHost::default();
-            let destination = scope
-                .spawn(move || migrator::destination::receive(&mut host, &mut *acceptor, &interrupt, |_| ()));
+            let destination = scope.spawn(move || {
+                migrator::destination::receive(&mut host, &mut *acceptor, &interrupt, |_, _| ())
+            });
             let mut spoilt = Spoilt { vm: &mut vm, state: truncate, saves: 0 };
             let attempt = Try::new(strategy);
             let report = migrator::source::migrate(
