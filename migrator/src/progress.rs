@@ -1,8 +1,11 @@
 //! How far a migration is, for whoever watches.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
 };
 
 use serde::{Deserialize, Serialize};
@@ -50,7 +53,7 @@ pub struct ProgressSnapshot {
     pub pages_served: u64,
     /// Bytes sent on the urgent link; `bytes_sent` counts them, too.
     pub bytes_served: u64,
-    /// How fast the last round went, in bytes a second.
+    /// How fast this phase goes, in bytes a second, or the last round where this phase sends nothing.
     pub bytes_per_second: u64,
     /// How fast the guest wrote during the last round, in pages a second, at least.
     pub dirty_pages_per_second: u64,
@@ -92,6 +95,8 @@ pub struct Progress {
     bulk: Count,
     urgent: Count,
     left: AtomicU64,
+    /// When the phase began, and bytes sent by then.
+    began: Mutex<Option<(Instant, u64)>>,
 }
 
 impl Progress {
@@ -104,6 +109,7 @@ impl Progress {
             pages_left: self.left.load(Relaxed).min(state.phase_pages),
             pages_sent: bulk.pages + urgent.pages,
             bytes_sent: bulk.bytes + urgent.bytes,
+            bytes_per_second: self.phase_speed(bulk.bytes + urgent.bytes).unwrap_or(state.bytes_per_second),
             pages_served: urgent.pages,
             bytes_served: urgent.bytes,
             ..state.clone()
@@ -119,6 +125,16 @@ impl Progress {
         let mut state = self.lock();
         (state.phase, state.phase_pages) = (phase, pages);
         self.left.store(pages, Relaxed);
+        let bytes = self.bulk.sent().bytes + self.urgent.sent().bytes;
+        *self.began.lock().unwrap_or_else(PoisonError::into_inner) =
+            (pages > 0).then(|| (Instant::now(), bytes));
+    }
+
+    /// Bytes a second since the phase began, of which there are `bytes` in all.
+    fn phase_speed(&self, bytes: u64) -> Option<u64> {
+        let (since, before) = (*self.began.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let sent = bytes.checked_sub(before).filter(|&sent| sent > 0)?;
+        Some((sent as f64 / since.elapsed().as_secs_f64().max(1e-3)) as u64)
     }
 
     /// More was sent on the bulk link.
@@ -165,6 +181,7 @@ mod tests {
         assert_eq!((now.phase_pages, now.pages_left), (100, 65));
         assert_eq!((now.pages_sent, now.bytes_sent), (36, 36 * 4100));
         assert_eq!((now.pages_served, now.bytes_served), (6, 6 * 4100));
+        assert!(now.bytes_per_second > 0, "the push's own, though there was no round");
         progress.sent(sent(200));
         assert_eq!(progress.snapshot().pages_left, 0);
     }
