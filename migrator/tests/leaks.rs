@@ -32,7 +32,7 @@ enum Kind {
 
 fn try_once(kind: Kind, strategy: Strategy, number: u64) -> Outcome {
     // With a network and without; a source in doubt carries frames for seconds.
-    let has_network = number % if matches!(kind, Kind::DoesNotStart) { 50 } else { 2 } == 0;
+    let has_network = number.is_multiple_of(if matches!(kind, Kind::DoesNotStart) { 50 } else { 2 });
     let mut source = boot(1 - u64::from(has_network));
     let mut attempt = Try::new(strategy);
     match kind {

@@ -13,11 +13,13 @@ use std::{
 };
 
 pub use error::RegistryError;
-use error::{MAX_NAME_BYTES, system};
+use error::system;
 use rustix::{
     fs::{FlockOperation, flock},
     process::getuid,
 };
+
+use crate::vm::is_name;
 
 /// The longest path a socket can have, with its closing zero (`sun_path` of unix(7)).
 const MAX_SOCKET_PATH_BYTES: usize = 108;
@@ -199,13 +201,7 @@ impl Drop for Claim {
 
 /// A name becomes part of a path, and may come from a peer.
 fn check(name: &str) -> Result<(), RegistryError> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
-    if starts_well && name.len() <= MAX_NAME_BYTES && name.chars().all(is_plain) {
-        Ok(())
-    } else {
-        Err(RegistryError::BadName { name: name.to_owned() })
-    }
+    is_name(name).then_some(()).ok_or_else(|| RegistryError::BadName { name: name.to_owned() })
 }
 
 /// It may be gone already.

@@ -28,6 +28,7 @@ use crate::{
     protocol::{FromDestination, FromSource, MigrationId, Offer, Role},
     report::in_words,
     transport::{Acceptor, Interrupt, Wire},
+    vm::{MAX_NAME_BYTES, VmError, is_name},
 };
 
 /// How long a source may take for its whole offer, which holds the state of a rehearsal.
@@ -383,6 +384,17 @@ impl Drop for Leaves<'_> {
 
 fn receive_offer(control: &mut Control) -> Result<Offer, ReceiveError<()>> {
     match control.receive()? {
+        FromSource::Offer(offer) if !is_name(&offer.vm.name) => {
+            let refuse = VmError::new("take a VM of this name");
+            let rule = format!(
+                "use up to {MAX_NAME_BYTES} letters, digits, '-', '_' and '.', a letter or digit first"
+            );
+            Err(ReceiveError::Refused(refuse(rule)))
+        }
+        FromSource::Offer(offer) if offer.vm.vcpus == 0 || offer.vm.page_count == 0 => {
+            let refuse = VmError::new("take the VM");
+            Err(ReceiveError::Refused(refuse("it has no vCPU or no memory")))
+        }
         FromSource::Offer(offer) => Ok(offer),
         other => Err(ReceiveError::unexpected(other)),
     }

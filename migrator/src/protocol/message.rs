@@ -3,7 +3,7 @@
 //! What is long goes as bytes, not as a sequence of small numbers: the state and the pages beside it are encoded and
 //! decoded while the guest stands still, and one byte at a time that took a third of a millisecond.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::codec::{MAX_MESSAGE_BYTES, Words};
@@ -11,6 +11,30 @@ use crate::{
     pages::{Digest, PageNumber, PageRun, PageSet},
     vm::VmDescription,
 };
+
+/// The longest reason of a peer that is shown, in characters.
+pub const MAX_REASON_CHARACTERS: usize = 300;
+
+/// A peer's words as terminal, log and JSON may show them: on one line, without what a terminal would act on, and not too
+/// long.
+fn printable(words: &str) -> String {
+    // Besides control characters, those that turn a line's direction or cannot be seen.
+    let acts = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    let mut shown: String =
+        words.chars().map(|c| if acts(c) { ' ' } else { c }).take(MAX_REASON_CHARACTERS).collect();
+    if words.chars().nth(MAX_REASON_CHARACTERS).is_some() {
+        shown.pop();
+        shown.push('…');
+    }
+    shown
+}
+
+fn printable_reason<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    String::deserialize(from).map(|words| printable(&words))
+}
 
 /// The most pages that come along with a state.
 pub const MAX_PAGES_ALONG: usize = 64;
@@ -33,6 +57,7 @@ pub enum FromSource {
     /// The migration is off; the guest stays where it is.
     Abort {
         /// Why.
+        #[serde(deserialize_with = "printable_reason")]
         reason: String,
     },
 }
@@ -57,6 +82,7 @@ pub enum FromDestination {
     /// It may not.
     Refused {
         /// Why, in a sentence for the user.
+        #[serde(deserialize_with = "printable_reason")]
         reason: String,
     },
     /// The answer to a probe.
@@ -84,6 +110,7 @@ pub enum FromDestination {
     /// The migration is off.
     Abort {
         /// Why.
+        #[serde(deserialize_with = "printable_reason")]
         reason: String,
     },
 }
@@ -239,5 +266,23 @@ mod tests {
         for runs in [[(0, 5), (97, 4)], [(5, 5), (9, 1)], [(5, 5), (0, 1)], [(0, 1), (u64::MAX, 2)]] {
             assert_eq!(Missing::Runs(runs.to_vec()).put_into(&mut PageSet::empty(100)), None, "{runs:?}");
         }
+    }
+
+    fn received(reason: &str) -> String {
+        let bytes = postcard::to_stdvec(&FromDestination::Refused { reason: reason.to_owned() }).unwrap();
+        match postcard::from_bytes(&bytes).unwrap() {
+            FromDestination::Refused { reason } => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn entry_15_a_peers_reason_does_nothing_to_a_terminal_and_is_short() {
+        assert_eq!(received("no room: 3 GiB of 2 ü"), "no room: 3 GiB of 2 ü");
+        assert_eq!(received("\x1b]0;title\x07 a\nb\u{9b}1m\u{202e}"), " ]0;title  a b 1m ");
+        let long = received(&"ü".repeat(2 << 20));
+        assert_eq!(long.chars().count(), MAX_REASON_CHARACTERS);
+        assert!(long.ends_with('…'));
+        assert_eq!(received(&"x".repeat(MAX_REASON_CHARACTERS)).len(), MAX_REASON_CHARACTERS);
     }
 }

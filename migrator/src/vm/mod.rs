@@ -10,6 +10,7 @@ use thiserror::Error;
 pub(crate) use self::{ahead::FramesAhead, announcer::Announcer};
 pub use self::{
     held::HeldVm,
+    name::{MAX_NAME_BYTES, is_name},
     paused::{PausedVm, RelinquishedVm},
 };
 use crate::pages::{GuestPages, PageNumber, PageRun, PageSet};
@@ -17,6 +18,7 @@ use crate::pages::{GuestPages, PageNumber, PageRun, PageSet};
 mod ahead;
 mod announcer;
 mod held;
+mod name;
 mod paused;
 
 /// A machine could not do what the engine asked.

@@ -281,6 +281,19 @@ fn entry_9_a_receiver_is_busy_until_the_last_page_is_there() {
     receiver.arrived();
 }
 
+#[test]
+fn entry_15_a_vm_with_a_name_for_a_terminal_is_refused_before_anything_is_made() {
+    let receiver = Receiving::begin(SimHost::default());
+    for name in ["", "\x1b]0;title\x07", "a b", "a\nb", "-x", "ünseen", &"x".repeat(2 << 20)] {
+        let mut source = SimVm::boot(name, PAGES, crate::one_guest::workload(1)).expect("memory");
+        let report = receiver.migrate(Strategy::PreCopy, &mut source);
+        let error = report.error.unwrap_or_default();
+        assert!(error.starts_with("the destination refuses: ") && error.contains("48 letters"), "{error}");
+        assert!(source.is_running());
+    }
+    receiver.assert_takes_one("after bad names");
+}
+
 /// Sixteen who say nothing, and one more.
 #[test]
 fn entry_10_many_silent_strangers_keep_nobody_waiting() {

@@ -7,8 +7,8 @@ use std::{
 
 use thiserror::Error;
 
-/// The longest name.
-pub(super) const MAX_NAME_BYTES: usize = 48;
+use crate::vm::MAX_NAME_BYTES;
+
 /// Something about names went wrong.
 #[derive(Debug, Error)]
 pub enum RegistryError {
