@@ -63,7 +63,7 @@ fn an_ordinary_user_has_the_same_network() {
     };
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("9 passed"), "{said}");
+    assert!(said.contains("10 passed"), "{said}");
     if said.contains("skipped: ") {
         println!("skipped: {name}: a user namespace without rights: {said}");
     }

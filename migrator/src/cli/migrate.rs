@@ -48,16 +48,16 @@ pub struct Migrate {
     #[arg(long, short, default_value = "pre-copy")]
     strategy: Strategy,
     /// The longest downtime that pre-copy may plan for
-    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = units::duration)]
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = units::some_time)]
     downtime_limit: Duration,
     /// The most that page data may take of the link, in bits a second [default: all]
     #[arg(long, value_name = "RATE", value_parser = units::bandwidth)]
     max_bandwidth: Option<u64>,
     /// The most rounds of pre-copy
-    #[arg(long, value_name = "N", default_value_t = Options::default().max_rounds)]
+    #[arg(long, value_name = "N", default_value_t = Options::default().max_rounds, value_parser = units::rounds)]
     max_rounds: u32,
     /// How long all may take until the handover [default: as long as it takes]
-    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    #[arg(long, value_name = "TIME", value_parser = units::some_time)]
     timeout: Option<Duration>,
     /// How long the other host may acknowledge nothing before it counts as gone
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = units::peer_timeout)]

@@ -48,6 +48,23 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| expected())
 }
 
+/// A [`duration`] in which something can happen.
+pub fn some_time(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("nothing can be done in no time: write a time as 50ms, 300us or 60s".to_owned()),
+        time => Ok(time),
+    }
+}
+
+/// How many rounds pre-copy may make.
+pub fn rounds(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) => Err("pre-copy without rounds is stop-and-copy: ask for that strategy, or for 1 at least".to_owned()),
+        Ok(rounds) => Ok(rounds),
+        Err(_) => Err("write a number, as 30".to_owned()),
+    }
+}
+
 /// A [`duration`] that the kernel can wait for a peer.
 pub fn peer_timeout(text: &str) -> Result<Duration, String> {
     let timeout = duration(text)?;
@@ -138,6 +155,8 @@ mod tests {
         assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("1min"), Ok(Duration::from_secs(60)));
         assert!(duration("50").is_err() && duration("-1s").is_err());
+        assert_eq!((some_time("2ms"), rounds("30")), (Ok(Duration::from_millis(2)), Ok(30)));
+        assert!(some_time("0s").is_err() && rounds("0").is_err() && rounds("many").is_err());
     }
 
     #[test]

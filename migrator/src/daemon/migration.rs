@@ -59,6 +59,21 @@ pub struct MigrationRequest {
 }
 
 impl MigrationRequest {
+    /// What is asked for can be done at all.
+    fn check(&self) -> Result<(), Refusal> {
+        let no = [
+            (self.max_bandwidth_bits_per_second == Some(0), "a bandwidth of 0 moves nothing: leave it out for no limit"),
+            (self.timeout_us == Some(0), "a timeout of 0 lets nothing be done: leave it out for as long as it takes"),
+            (self.downtime_limit_us == Some(0), "a downtime limit of 0 cannot be kept: 1000, a millisecond, may be"),
+            (self.max_rounds == Some(0), "pre-copy without rounds is stop-and-copy: ask for that strategy"),
+            (self.options().peer_timeout < MIN_PEER_TIMEOUT, "the peer timeout must be a second at least"),
+        ];
+        match no.into_iter().find(|(is_so, _)| *is_so) {
+            Some((_, why)) => Err(Refusal::Request(why.to_owned())),
+            None => Ok(()),
+        }
+    }
+
     fn options(&self) -> Options {
         let default = Options::default();
         Options {
@@ -97,13 +112,8 @@ impl Daemon {
     /// If the guest is not here, or is being moved already.
     pub fn migrate(self: &Arc<Self>, request: &MigrationRequest) -> Result<(), Refusal> {
         let address: Address = request.address.parse().map_err(|e| Refusal::Request(format!("{e}")))?;
-        if request.max_bandwidth_bits_per_second == Some(0) {
-            return Err(Refusal::Request("a bandwidth of 0 moves nothing: leave it out for no limit".into()));
-        }
+        request.check()?;
         let (strategy, options) = (request.strategy, request.options());
-        if options.peer_timeout < MIN_PEER_TIMEOUT {
-            return Err(Refusal::Request("the peer timeout must be a second at least".into()));
-        }
         let interrupt = Interrupt::default();
         let progress = Arc::<Progress>::default();
         let (machine, was) = self.give_to_engine(&interrupt, &progress, &address.to_string())?;

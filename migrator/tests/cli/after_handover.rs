@@ -12,7 +12,7 @@ const SLOW_PUSH: [&str; 4] = ["-s", "post-copy", "--max-bandwidth", "8Mbit"];
 /// A guest in the middle of its push: the source's process, and the `ferry migrate` that waits for it.
 fn pushing(host: &Host) -> (Running, Running) {
     let source = host.start(&["run", "sim", "--memory", "16MiB", "--no-console"]);
-    await_that("it answers", || host.ferry(&["info", "sim"]).code == 0);
+    host.await_answer("sim");
     let address = host.receive("b");
     let migrate = host.start(&[&["migrate", "sim", &address][..], &SLOW_PUSH].concat());
     host.await_status("b", "running");

@@ -103,6 +103,18 @@ fn a_stranger_does_not_keep_a_destination_from_its_vm() {
     assert_eq!(receive.line(), "a runs here");
 }
 
+/// Issue 12, entry 20.
+#[test]
+fn entry_20_what_leaves_no_time_or_no_round_is_refused_in_words() {
+    let host = Host::new();
+    let migrate = |option, value, words| {
+        host.ferry(&["migrate", "a", "tcp://127.0.0.1:1", option, value]).fails(2, &[option, words]);
+    };
+    migrate("--timeout", "0s", "nothing can be done in no time");
+    migrate("--downtime-limit", "0ms", "nothing can be done in no time");
+    migrate("--max-rounds", "0", "ask for that strategy");
+}
+
 #[test]
 fn one_failed_try_is_enough_where_that_was_asked_for() {
     let host = Host::new();

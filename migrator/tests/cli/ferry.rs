@@ -103,6 +103,11 @@ impl Host {
         self.info(name)["vm"]["status"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// A process that has just been started has its name and answers.
+    pub fn await_answer(&self, name: &str) {
+        await_that(&format!("{name} answers"), || self.ferry(&["info", name]).code == 0);
+    }
+
     pub fn await_status(&self, name: &str, wanted: &str) {
         await_that(&format!("{name} is {wanted}"), || self.status(name) == wanted);
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use serde_json::Value;
 
-use crate::ferry::{Host, await_that};
+use crate::ferry::Host;
 
 /// What every write fails on, with "No space left on device"; `None`, with the reason, where there is no such thing.
 fn full(test: &str) -> Option<File> {
@@ -82,7 +82,7 @@ fn a_log_that_is_full_does_not_end_a_guest_or_its_migration() {
         host.start_as(command)
     };
     let mut source = start(&["run", "sim", "--memory", "16MiB", "--no-console"]);
-    await_that("it answers", || host.ferry(&["info", "sim"]).code == 0);
+    host.await_answer("sim");
     let mut destination = start(&["receive", "tcp://127.0.0.1:0", "--name", "b", "--no-console"]);
     let address = destination.line().strip_prefix("listening on ").unwrap().to_owned();
     // A try that fails, which both sides complain of; then one that does not.

@@ -49,7 +49,7 @@ fn names_are_numbered_unless_chosen() {
 fn what_a_killed_process_left_behind_is_in_nobodys_way() {
     let host = Host::new();
     let mut first = host.start(&["run", "sim", "--memory", "16MiB", "--no-console"]);
-    await_that("it answers", || host.ferry(&["info", "sim"]).code == 0);
+    host.await_answer("sim");
     first.child.kill().unwrap();
     first.child.wait().unwrap();
     assert!(host.socket("sim").exists(), "a killed process cannot tidy up");
@@ -65,7 +65,7 @@ fn signals_end_a_guest_in_order() {
     for signal in [Signal::TERM, Signal::INT] {
         let host = Host::new();
         let run = host.start(&["run", "sim", "--memory", "16MiB", "--no-console"]);
-        await_that("it answers", || host.ferry(&["info", "sim"]).code == 0);
+        host.await_answer("sim");
         run.signal(signal);
         let end = run.end();
         assert!(end.status.success(), "{end:?}");

@@ -74,7 +74,7 @@ fn what_was_booted_is_known_where_the_guest_goes() {
 fn the_source_says_where_its_guest_went() {
     let host = Host::new();
     let run = host.start(&["run", "sim", "--memory", "16MiB", "--no-console"]);
-    await_that("it answers", || host.ferry(&["info", "sim"]).code == 0);
+    host.await_answer("sim");
     let mut receive = host.start(&["receive", "tcp://127.0.0.1:0", "--no-console"]);
     let address = receive.line().strip_prefix("listening on ").unwrap().to_owned();
     host.ferry(&["migrate", "sim", &address]).succeeds();
@@ -186,7 +186,7 @@ fn a_destination_that_dies_leaves_the_guest_where_it_was() {
 fn a_destination_whose_source_dies_waits_for_the_next() {
     let host = Host::new();
     let mut source = host.start(&["run", "sim", "--memory", "16MiB", "--no-console"]);
-    await_that("it answers", || host.ferry(&["info", "sim"]).code == 0);
+    host.await_answer("sim");
     let address = host.receive("b");
     let migrate = host.start(&[&["migrate", "sim", &address][..], &SLOW].concat());
     host.await_status("sim", "migrating");
@@ -202,7 +202,7 @@ fn a_destination_whose_source_dies_waits_for_the_next() {
 fn a_source_that_dies_after_the_handover_leaves_an_interrupted_guest() {
     let host = Host::new();
     let mut source = host.start(&["run", "sim", "--memory", "16MiB", "--no-console"]);
-    await_that("it answers", || host.ferry(&["info", "sim"]).code == 0);
+    host.await_answer("sim");
     let address = host.receive("b");
     let _migrate = host.start(&[&["migrate", "sim", &address, "-s", "post-copy"][..], &SLOW].concat());
     host.await_status("b", "running");

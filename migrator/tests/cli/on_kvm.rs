@@ -119,6 +119,7 @@ fn entry_4_a_guest_that_exits_in_the_push_ends_at_its_source_with_its_code() {
     }
     let host = Host::new();
     let source = host.start(&["run", "pulse", "--memory", "256MiB", "--no-console"]);
+    host.await_answer("pulse");
     await_that("pulse is ready", || host.info("pulse")["guest"]["ready"] == true);
     let address = host.receive("b");
     let migrate = ["migrate", "pulse", &address, "-s", "post-copy", "--max-bandwidth", "100Mbit"];
