@@ -52,7 +52,18 @@ impl Shared {
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Machine> {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
+        self.deliver(&mut machine);
+        machine
+    }
+
+    /// Gives a guest that runs what waits for it.
+    fn deliver(&self, machine: &mut Machine) {
+        if machine.running
+            && let Some(guest) = machine.guest.as_mut()
+        {
+            self.network.lock().backlog.drain(..).for_each(|number| guest.receive_frame(number));
+        }
     }
 
     pub fn has_network(&self) -> bool {
@@ -158,11 +169,10 @@ impl Network for Shared {
 
     fn inject(&self, _: u16, frame: &[u8]) -> Result<(), VmError> {
         let Some(number) = network::decode(frame) else { return Ok(()) };
-        let mut machine = self.lock();
-        let running = machine.running;
-        match machine.guest.as_mut().filter(|_| running) {
-            Some(guest) => guest.receive_frame(number),
-            None => self.network.lock().backlog.push(number),
+        self.network.lock().backlog.push(number);
+        // A guest that waits for a missing page has the machine locked: it is given its frames later, by the next to lock it.
+        if let Ok(mut machine) = self.machine.try_lock() {
+            self.deliver(&mut machine);
         }
         Ok(())
     }
