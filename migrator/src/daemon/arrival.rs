@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
-use super::{Daemon, End, Facts, Place, Standing};
+use super::{Coming, Daemon, End, Facts, Place, Standing};
 use crate::{
     destination::{EndNotice, ReceiveError, Reception, receive_at},
     machine::{Handles, Host, HostShare, Machine},
@@ -70,8 +70,10 @@ impl Daemon {
         interrupt: &Interrupt,
         user: &mut dyn Receiver,
     ) -> Result<(), String> {
-        let mut host =
-            Host::new(share.clone(), |vm: &VmDescription, handles: Handles| self.made(vm, handles));
+        let mut host = Host::new(share.clone(), |vm: &VmDescription, handles: Handles| {
+            let landed = reception.landed().clone();
+            self.made(vm, handles, Coming { name: vm.name.clone(), page_count: vm.page_count, landed });
+        });
         let started = |vm: &VmDescription, end: EndNotice| {
             self.update(|inner| {
                 inner.place = Place::Arriving { standing: Standing::on_arrival(vm), end };
@@ -102,6 +104,7 @@ impl Daemon {
             }
             Err(error) => {
                 self.update(|inner| {
+                    inner.place = Place::Awaited { coming: None };
                     inner.handles = None;
                     inner.facts = Facts::default();
                 });
@@ -111,9 +114,10 @@ impl Daemon {
     }
 
     /// A machine was made for a VM that wants to come.
-    fn made(self: &Arc<Self>, vm: &VmDescription, handles: Handles) {
+    fn made(self: &Arc<Self>, vm: &VmDescription, handles: Handles, coming: Coming) {
         handles.set_console_output(Box::new(self.console.writer()));
         self.update(|inner| {
+            inner.place = Place::Awaited { coming: Some(coming) };
             inner.handles = Some(handles.clone());
             inner.facts = Facts {
                 kind: vm.kind.clone(),

@@ -4,6 +4,7 @@ use super::{Daemon, Place, Refusal};
 use crate::{
     machine::{BalloonReport, Handles},
     pages::PAGE_SIZE,
+    shown::show_bytes,
 };
 
 impl Daemon {
@@ -15,7 +16,7 @@ impl Daemon {
         let inner = self.lock();
         let name = inner.name.clone();
         match (&inner.place, &inner.handles) {
-            (place @ (Place::Awaited | Place::Moved { .. }), _) => Err(place.refusal(&name)),
+            (place @ (Place::Awaited { .. } | Place::Moved { .. }), _) => Err(place.refusal(&name)),
             (_, handles) => handles.as_ref().and_then(Handles::balloon).ok_or(Refusal::NoBalloon { name }),
         }
     }
@@ -35,9 +36,11 @@ impl Daemon {
                 return Err(Refusal::NoBalloon { name });
             }
             let memory_bytes = handles.page_count() * PAGE_SIZE as u64;
-            if bytes > memory_bytes {
+            if bytes >= memory_bytes {
                 return Err(Refusal::Request(format!(
-                    "{name} has {memory_bytes} bytes of memory: {bytes} cannot be taken from it"
+                    "{name} has {} of memory: {} cannot be taken from it",
+                    show_bytes(memory_bytes),
+                    show_bytes(bytes)
                 )));
             }
             if !bytes.is_multiple_of(PAGE_SIZE as u64) {

@@ -6,7 +6,7 @@ use crate::machine::{CheckReport, GuestReport, Handles};
 impl Daemon {
     /// What the guest says of itself; gaps that ended before `since_tsc` do not count as longest.
     pub fn guest(&self, since_tsc: u64) -> GuestReport {
-        let handles = self.lock().handles.clone();
+        let handles = self.handles_of_a_guest_here();
         let report = handles.and_then(|handles| handles.guest_report(since_tsc).ok());
         let report = report.unwrap_or_else(GuestReport::unavailable);
         if report.available {
@@ -39,6 +39,12 @@ impl Daemon {
     pub fn type_in(&self, bytes: &[u8]) -> usize {
         let handles = self.lock().handles.clone();
         handles.map_or(bytes.len(), |handles| handles.type_in(bytes))
+    }
+
+    /// Of a guest that is on its way nothing is known here: its memory is no guest's yet.
+    fn handles_of_a_guest_here(&self) -> Option<Handles> {
+        let inner = self.lock();
+        inner.handles.clone().filter(|_| !matches!(inner.place, Place::Awaited { .. }))
     }
 
     fn running_guest(&self) -> Result<Handles, Refusal> {

@@ -33,7 +33,7 @@ pub use arrival::{Receiver, receive_one};
 pub use console::ConsoleLog;
 pub use end::End;
 pub use migration::{MigrationRequest, MigrationState};
-pub use place::{Facts, Place, Standing, Status};
+pub use place::{Coming, Facts, Place, Receiving, Standing, Status};
 pub use refusal::Refusal;
 pub use registry::{Claim, Registry, RegistryError};
 pub use serve::serve;
@@ -90,7 +90,7 @@ impl Daemon {
 
     /// A process that waits for a VM to come to `listening`.
     pub fn awaiting(name: &str, listening: String, console: Arc<ConsoleLog>) -> Arc<Daemon> {
-        let daemon = Daemon::new(name, Place::Awaited, Facts::default(), console);
+        let daemon = Daemon::new(name, Place::Awaited { coming: None }, Facts::default(), console);
         daemon.lock().listening = Some(listening);
         daemon
     }
@@ -145,6 +145,7 @@ impl Daemon {
             name: inner.name.clone(),
             kind: inner.facts.kind.clone(),
             status: inner.place.name(inner.facts.is_booting),
+            receiving: inner.place.receiving(),
             memory_bytes: inner.facts.memory_bytes,
             vcpus: inner.facts.vcpus,
             pid: std::process::id(),

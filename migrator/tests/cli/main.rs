@@ -9,6 +9,7 @@ mod ferry;
 mod full_disk;
 mod in_doubt;
 mod lifecycle;
+mod listed;
 mod migrate;
 mod on_kvm;
 mod openapi;
