@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{COUNT, COUNTER_AT, PATIENCE, booted, machine, machine_of, read_u32, until, until_counting};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vmm::{Event, LandingArea, MissingPages, MissingPagesError, PAGE_BYTES, PageFault, Vm};
+use vmm::{
+    Backing, Event, LandingArea, MissingPages, MissingPagesError, PAGE_BYTES, PageFault, Vm, VmConfig,
+};
 
 /// Writes into each page from 2 to 12 MiB its address, says so with a 1 at 0x200000, waits for a 1 at 0x200004, and exits
 /// with 7 if all pages still have theirs.
@@ -142,6 +144,50 @@ fn a_present_page_is_never_overwritten() {
     missing.close().expect("closes");
     assert_eq!(page_of(&vm, 100), vec![0; page]);
     MissingPages::open(vm.memory()).expect("opens again").close().expect("closes");
+}
+
+/// Issue 12, entry 7: a look at one byte maps zeros for up to 512 pages, which must not count as the guest's.
+#[test]
+fn entry_7_what_was_touched_before_the_watch_is_missing_all_the_same() {
+    let test = "entry_7_what_was_touched_before_the_watch_is_missing_all_the_same";
+    if !common::has_missing_pages(test) {
+        return;
+    }
+    for backing in [Backing::Anonymous, Backing::Memfd] {
+        let vm = machine_of(&VmConfig { backing, ..common::config(16, 1) });
+        let pages = vm.memory().page_count();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Two monitors that never cease to look, and one that writes.
+            for reader in 0..2 {
+                let (vm, stop) = (&vm, &stop);
+                scope.spawn(move || {
+                    for page in (reader..pages).cycle().step_by(7) {
+                        if stop.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        read_u32(vm, page * PAGE_BYTES);
+                    }
+                });
+            }
+            vm.memory().write(0x40_0000, &[0xff; 64]).expect("an address in memory");
+            until("the monitors have looked", || {
+                let mut resident = vec![0; vm.memory().bitmap_words()];
+                vm.memory().resident(&mut resident).expect("residency");
+                common::pages_in(&resident).len() > 100
+            });
+            let missing = MissingPages::open(vm.memory()).expect("opens");
+            let chunk = vec![7; 512 * PAGE_BYTES as usize];
+            let new: u64 =
+                (0..pages).step_by(512).map(|first| missing.install(first, &chunk).expect("installs")).sum();
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(new, pages, "{backing:?}: pages that nobody sent count as present");
+            missing.close().expect("closes");
+        });
+        for page in 0..pages {
+            assert_eq!(read_u32(&vm, page * PAGE_BYTES), 0x0707_0707, "page {page}");
+        }
+    }
 }
 
 #[test]

@@ -162,6 +162,31 @@ fn in_words_of(error: &ReceiveError<Machine>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        daemon::{ConsoleLog, Refusal},
+        sim::{SimVm, SimWorkload},
+        vm::SourceVm,
+    };
+
+    /// Issue 12, entry 7: a look at memory maps pages, which would then count as the guest's.
+    #[test]
+    fn entry_7_the_memory_of_a_vm_that_has_not_arrived_is_nobodys() {
+        let daemon = Daemon::awaiting("b", "tcp://here:1".to_owned(), Arc::<ConsoleLog>::default());
+        let workload = SimWorkload { seed: 1, working_set: 8, rate: None, zero_one_in: 0, network: false };
+        // As a rehearsal leaves it: with a guest in it.
+        let machine = Machine::Simulated(Box::new(SimVm::boot("vm", 64, workload).unwrap()));
+        let vm = machine.describe();
+        daemon.made(&vm, machine.handles());
+        assert!(!daemon.guest(0).available);
+        assert!(matches!(daemon.check(), Err(Refusal::NotHereYet { .. })));
+        assert!(matches!(daemon.balloon(), Err(Refusal::NotHereYet { .. })));
+        assert!(matches!(daemon.set_balloon(0), Err(Refusal::NotHereYet { .. })));
+        daemon.update(|inner| {
+            inner.place = Place::Arriving { standing: Standing::on_arrival(&vm), end: EndNotice::default() };
+        });
+        assert!(daemon.guest(0).available, "it is looked at once it runs here");
+        assert_eq!(daemon.check().unwrap().errors, 0);
+    }
 
     #[test]
     fn what_a_peer_says_was_booted_does_nothing_to_a_terminal() {

@@ -15,9 +15,9 @@ impl Daemon {
     pub fn balloon(&self) -> Result<BalloonReport, Refusal> {
         let inner = self.lock();
         let name = inner.name.clone();
-        match (&inner.place, &inner.handles) {
+        match (&inner.place, inner.guest_here()) {
             (place @ (Place::Awaited { .. } | Place::Moved { .. }), _) => Err(place.refusal(&name)),
-            (_, handles) => handles.as_ref().and_then(Handles::balloon).ok_or(Refusal::NoBalloon { name }),
+            (_, handles) => handles.and_then(Handles::balloon).ok_or(Refusal::NoBalloon { name }),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::machine::{CheckReport, GuestReport, Handles};
 impl Daemon {
     /// What the guest says of itself; gaps that ended before `since_tsc` do not count as longest.
     pub fn guest(&self, since_tsc: u64) -> GuestReport {
-        let handles = self.handles_of_a_guest_here();
+        let handles = self.lock().guest_here().cloned();
         let report = handles.and_then(|handles| handles.guest_report(since_tsc).ok());
         let report = report.unwrap_or_else(GuestReport::unavailable);
         if report.available {
@@ -37,20 +37,14 @@ impl Daemon {
 
     /// Types into the guest's console. Returns how many bytes were taken; all, if there is nobody to read them.
     pub fn type_in(&self, bytes: &[u8]) -> usize {
-        let handles = self.lock().handles.clone();
+        let handles = self.lock().guest_here().cloned();
         handles.map_or(bytes.len(), |handles| handles.type_in(bytes))
-    }
-
-    /// Of a guest that is on its way nothing is known here: its memory is no guest's yet.
-    fn handles_of_a_guest_here(&self) -> Option<Handles> {
-        let inner = self.lock();
-        inner.handles.clone().filter(|_| !matches!(inner.place, Place::Awaited { .. }))
     }
 
     fn running_guest(&self) -> Result<Handles, Refusal> {
         let inner = self.lock();
         let name = inner.name.clone();
-        match (&inner.place, &inner.handles) {
+        match (&inner.place, inner.guest_here()) {
             (
                 Place::Arriving { standing: Standing::Running, .. }
                 | Place::Here { standing: Standing::Running, .. },

@@ -77,6 +77,14 @@ struct Inner {
     overhead: Option<(Instant, u64)>,
 }
 
+impl Inner {
+    /// Handles on a guest that is here. Memory of one that has not arrived is neither read nor written: what is touched
+    /// there would count as what its source has sent.
+    fn guest_here(&self) -> Option<&Handles> {
+        self.handles.as_ref().filter(|_| !matches!(self.place, Place::Awaited))
+    }
+}
+
 impl Daemon {
     /// A process whose machine runs here from the beginning.
     pub fn with_machine(name: &str, machine: Machine, facts: Facts, console: Arc<ConsoleLog>) -> Arc<Daemon> {

@@ -49,7 +49,7 @@ pub(super) struct KvmMissing {
 }
 
 impl KvmMissing {
-    /// From here on whoever touches a page that is not there waits for it; there is memory to receive such pages in.
+    /// From here on memory is empty, and whoever touches a page waits for it; there is memory to receive pages in.
     pub(super) fn watch(memory: &Arc<GuestMemory>) -> Result<KvmMissing, VmError> {
         let watched = vmm::MissingPages::open(memory).map_err(VmError::new("watch missing pages"))?;
         let area = LandingArea::new(memory).map_err(VmError::new("map a landing area"))?;

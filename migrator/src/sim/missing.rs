@@ -64,8 +64,11 @@ impl SimMissing {
         })
     }
 
-    pub fn watch(&self) {
-        self.lock().present = Some(PageSet::empty(self.memory.page_count()));
+    /// From here on all pages are missing, whatever they held.
+    pub fn watch(&self) -> io::Result<()> {
+        let mut state = self.lock();
+        state.present = Some(PageSet::empty(self.memory.page_count()));
+        self.memory.discard()
     }
 
     /// Whether pages may be missing.

@@ -313,7 +313,7 @@ impl DestinationVm for SimVm {
     }
 
     fn watch_missing(&mut self) -> Result<Arc<dyn MissingPages>, VmError> {
-        self.shared.missing.watch();
+        self.shared.missing.watch().map_err(VmError::new("watch missing pages"))?;
         Ok(self.shared.missing.clone())
     }
 

@@ -144,7 +144,7 @@ pub trait DestinationVm: Send {
     /// Memory may hold anything then.
     fn discard(&mut self) -> Result<(), VmError>;
 
-    /// From here on whoever touches a page that is not there waits until it is installed.
+    /// From here on no page is there, whatever memory held, and whoever touches one waits until it is installed.
     ///
     /// # Errors
     /// If this host does not permit it.

@@ -6,6 +6,8 @@ use std::{
     fs,
     io::{Read, Write},
     os::unix::net::UnixStream,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::Duration,
 };
 
@@ -133,6 +135,48 @@ fn entry_4_a_guest_that_exits_in_the_push_ends_at_its_source_with_its_code() {
     assert_eq!(end.status.code(), Some(7), "{words}");
     let words = String::from_utf8_lossy(&migrate.end().stderr).into_owned();
     assert!(words.contains("pulse ended at the destination with code 7"), "{words}");
+}
+
+/// Issue 12, entry 7: monitors look at a destination's guest all the while, from before it is made.
+#[test]
+fn entry_7_a_guest_arrives_whole_though_two_monitors_look_at_it_all_the_while() {
+    let test = "entry_7_a_guest_arrives_whole_though_two_monitors_look_at_it_all_the_while";
+    if !kvm_is_there(test) {
+        return;
+    }
+    if let Err(reason) = vmm::MissingPages::probe() {
+        println!("skipped: {test}: {reason}");
+        return;
+    }
+    let host = Host::new();
+    run_pulse_as(&host, "a", &[]);
+    for [from, to] in [["a", "b"], ["b", "c"], ["c", "d"], ["d", "e"], ["e", "f"]] {
+        let address = host.receive(to);
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        look(&host, to);
+                    }
+                });
+            }
+            let moved = host.ferry(&["migrate", from, &address, "-s", "post-copy"]);
+            done.store(true, Ordering::Relaxed);
+            moved.succeeds();
+        });
+        host.assert_alive(to);
+    }
+}
+
+/// Asks what the guest says, and waits for the answer.
+fn look(host: &Host, name: &str) {
+    let mut client = UnixStream::connect(host.socket(name)).expect("the receiver is there");
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(b"GET /v1/vm/guest HTTP/1.1\r\nHost: ferry\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
 }
 
 /// Pulse has no driver for it: it is asked, and gives nothing. Linux does, on emulated hosts.

@@ -1,10 +1,13 @@
 //! Missing pages: memory whose bytes come later.
 //!
 //! ```text
-//! open ──► every absent page is missing ──► install / install_zeros, until none is ──► close
+//! open ──► every page is missing ──► install / install_zeros, until none is ──► close
 //!                    │                              ▲
 //!          guest touches it: its vCPU waits ── read_faults
 //! ```
+//! Memory is emptied after it is registered: one look at it before maps zeros for up to 512 pages, which would count as the
+//! guest's.
+//!
 //! Built on userfaultfd (Documentation/admin-guide/mm/userfaultfd.rst), which must also serve faults that the kernel
 //! takes on the guest's behalf: those are KVM's. A page that is present is never overwritten: of two who install one
 //! page the second is told that it was there already, and goes on.
@@ -22,7 +25,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use self::uffd::{MESSAGE_BYTES, Uffd};
-use crate::memory::{GuestMemory, PAGE_BYTES};
+use crate::memory::{AdviseError, GuestMemory, PAGE_BYTES};
 
 pub use self::landing::LandingArea;
 use self::landing::PAGES_PER_BLOCK;
@@ -57,6 +60,9 @@ pub enum MissingPagesError {
     /// The memory's backing cannot have missing pages.
     #[error("register guest memory for missing pages (reserved huge pages cannot have them)")]
     Register(#[source] io::Error),
+    /// What memory held could not be dropped.
+    #[error("empty guest memory whose pages are to be missing")]
+    Empty(#[source] AdviseError),
     /// Faults could not be read.
     #[error("read page faults")]
     Read(#[source] io::Error),
@@ -103,8 +109,8 @@ impl MissingPages {
         open_uffd().map(drop)
     }
 
-    /// From here every page of `memory` that is absent is missing: whoever touches it waits until it is installed.
-    /// Pages that are present stay so; [`GuestMemory::discard`] makes them missing, too.
+    /// From here every page of `memory` is missing, whatever it held: whoever touches it waits until it is installed.
+    /// [`GuestMemory::discard`] makes installed pages missing again.
     pub fn open(memory: &Arc<GuestMemory>) -> Result<MissingPages, MissingPagesError> {
         let mut serving = memory.userfault.lock().expect("no one panics with this lock");
         if serving.is_some() {
@@ -114,6 +120,8 @@ impl MissingPages {
         let base = memory.as_ptr() as u64;
         let range = base..base + memory.size_bytes();
         uffd.register(range.clone()).map_err(MissingPagesError::Register)?;
+        // Only now: what anybody touches from here on is waited for.
+        memory.discard(0..memory.page_count()).map_err(MissingPagesError::Empty)?;
         let userfault = Arc::new(Userfault::new(uffd, range));
         *serving = Some(Arc::clone(&userfault));
         drop(serving);

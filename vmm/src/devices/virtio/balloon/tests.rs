@@ -99,8 +99,10 @@ fn nothing_is_given_back_while_missing_pages_are_served() {
     let mut driver = rig.driver(3);
     driver.set_up(0);
     fill(&rig, 1);
-    rig.memory.populate(0..rig.memory.page_count()).expect("backs");
+    let mut all = vec![0; rig.memory.size_bytes() as usize];
+    rig.memory.read(0, &mut all).expect("one stretch of memory");
     let missing = crate::MissingPages::open(&rig.memory).expect("serves");
+    missing.install(0, &all).expect("installs");
     rig.device.open(true);
     driver.add(2, &[(PAGES, 4096, true)]);
     driver.kick(2);
