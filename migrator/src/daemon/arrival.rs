@@ -105,6 +105,8 @@ impl Daemon {
                     inner.handles = None;
                     inner.facts = Facts::default();
                 });
+                // What came along is of a guest that did not.
+                self.console.forget();
                 Err(in_words_of(&error))
             }
         }
@@ -113,6 +115,7 @@ impl Daemon {
     /// A machine was made for a VM that wants to come.
     fn made(self: &Arc<Self>, vm: &VmDescription, handles: Handles) {
         handles.set_console_output(Box::new(self.console.writer()));
+        handles.keep_console(self.console.clone());
         self.update(|inner| {
             inner.handles = Some(handles.clone());
             inner.facts = Facts {

@@ -13,6 +13,7 @@
 
 mod arrival;
 mod balloon;
+mod clients;
 mod console;
 mod end;
 mod guest;
@@ -81,6 +82,7 @@ impl Daemon {
     /// A process whose machine runs here from the beginning.
     pub fn with_machine(name: &str, machine: Machine, facts: Facts, console: Arc<ConsoleLog>) -> Arc<Daemon> {
         let handles = machine.handles();
+        handles.keep_console(console.clone());
         let place = Place::Here { machine, standing: Standing::Running };
         let daemon = Daemon::new(name, place, facts, console);
         daemon.lock().handles = Some(handles.clone());
