@@ -71,8 +71,7 @@ impl Daemon {
         user: &mut dyn Receiver,
     ) -> Result<(), String> {
         let mut host = Host::new(share.clone(), |vm: &VmDescription, handles: Handles| {
-            let landed = reception.landed().clone();
-            self.made(vm, handles, Coming { name: vm.name.clone(), page_count: vm.page_count, landed });
+            self.made(vm, handles, Coming::of(vm, reception.landed()));
         });
         let started = |vm: &VmDescription, end: EndNotice| {
             self.update(|inner| {
@@ -108,6 +107,8 @@ impl Daemon {
                     inner.handles = None;
                     inner.facts = Facts::default();
                 });
+                // What came along is of a guest that did not.
+                self.console.forget();
                 Err(in_words_of(&error))
             }
         }
@@ -116,6 +117,7 @@ impl Daemon {
     /// A machine was made for a VM that wants to come.
     fn made(self: &Arc<Self>, vm: &VmDescription, handles: Handles, coming: Coming) {
         handles.set_console_output(Box::new(self.console.writer()));
+        handles.keep_console(self.console.clone());
         self.update(|inner| {
             inner.place = Place::Awaited { coming: Some(coming) };
             inner.handles = Some(handles.clone());
@@ -176,11 +178,11 @@ mod tests {
         // As a rehearsal leaves it: with a guest in it.
         let machine = Machine::Simulated(Box::new(SimVm::boot("vm", 64, workload).unwrap()));
         let vm = machine.describe();
-        daemon.made(&vm, machine.handles());
+        daemon.made(&vm, machine.handles(), Coming::of(&vm, &Arc::default()));
         assert!(!daemon.guest(0).available);
-        assert!(matches!(daemon.check(), Err(Refusal::NotHereYet { .. })));
-        assert!(matches!(daemon.balloon(), Err(Refusal::NotHereYet { .. })));
-        assert!(matches!(daemon.set_balloon(0), Err(Refusal::NotHereYet { .. })));
+        assert!(matches!(daemon.check(), Err(Refusal::OnItsWay { .. })));
+        assert!(matches!(daemon.balloon(), Err(Refusal::OnItsWay { .. })));
+        assert!(matches!(daemon.set_balloon(0), Err(Refusal::OnItsWay { .. })));
         daemon.update(|inner| {
             inner.place = Place::Arriving { standing: Standing::on_arrival(&vm), end: EndNotice::default() };
         });

@@ -11,12 +11,16 @@ impl Daemon {
     /// How much is in the guest's balloon, and how much is to be.
     ///
     /// # Errors
-    /// If there is no guest here, or it has no balloon.
+    /// If there is no guest here, or not any more, or it has no balloon.
     pub fn balloon(&self) -> Result<BalloonReport, Refusal> {
         let inner = self.lock();
         let name = inner.name.clone();
         match (&inner.place, inner.guest_here()) {
             (place @ (Place::Awaited { .. } | Place::Moved { .. }), _) => Err(place.refusal(&name)),
+            // What is known of it here is old.
+            (place @ Place::Migrating { .. }, _) if place.departed_to().is_some() => {
+                Err(place.refusal(&name))
+            }
             (_, handles) => handles.and_then(Handles::balloon).ok_or(Refusal::NoBalloon { name }),
         }
     }

@@ -13,6 +13,7 @@
 
 mod arrival;
 mod balloon;
+mod clients;
 mod console;
 mod end;
 mod guest;
@@ -81,7 +82,7 @@ impl Inner {
     /// Handles on a guest that is here. Memory of one that has not arrived is neither read nor written: what is touched
     /// there would count as what its source has sent.
     fn guest_here(&self) -> Option<&Handles> {
-        self.handles.as_ref().filter(|_| !matches!(self.place, Place::Awaited))
+        self.handles.as_ref().filter(|_| !matches!(self.place, Place::Awaited { .. }))
     }
 }
 
@@ -89,6 +90,7 @@ impl Daemon {
     /// A process whose machine runs here from the beginning.
     pub fn with_machine(name: &str, machine: Machine, facts: Facts, console: Arc<ConsoleLog>) -> Arc<Daemon> {
         let handles = machine.handles();
+        handles.keep_console(console.clone());
         let place = Place::Here { machine, standing: Standing::Running };
         let daemon = Daemon::new(name, place, facts, console);
         daemon.lock().handles = Some(handles.clone());

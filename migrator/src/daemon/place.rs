@@ -14,6 +14,7 @@ use crate::{
     machine::Machine,
     progress::{Phase, Progress},
     transport::Interrupt,
+    vm::VmDescription,
 };
 
 /// Where the machine is, and whose.
@@ -74,6 +75,10 @@ pub struct Receiving {
 }
 
 impl Coming {
+    pub(super) fn of(vm: &VmDescription, landed: &Arc<AtomicU64>) -> Coming {
+        Coming { name: vm.name.clone(), page_count: vm.page_count, landed: landed.clone() }
+    }
+
     fn show(&self) -> Receiving {
         let percent = self.landed.load(Ordering::Relaxed).saturating_mul(100) / self.page_count.max(1);
         Receiving { name: self.name.clone(), percent: percent.min(100) as u8 }
@@ -220,14 +225,41 @@ impl Place {
         }
     }
 
+    /// Whether the engine has it, to move it away.
+    pub(super) fn is_migrating(&self) -> bool {
+        matches!(self, Place::Migrating { .. })
+    }
+
+    /// Where the guest was sent, if it runs there.
+    pub(super) fn departed_to(&self) -> Option<&str> {
+        match self {
+            Place::Moved { to } => Some(to),
+            Place::Migrating { progress, to, .. } if is_past_handover(progress.snapshot().phase) => Some(to),
+            _ => None,
+        }
+    }
+
+    /// Whether what is typed may be given to the machine: none that is still to get its state, is gone, or never runs.
+    pub(super) fn takes_typing(&self) -> bool {
+        match self {
+            Place::Arriving { .. } | Place::Migrating { .. } => true,
+            Place::Here { standing, .. } => !matches!(standing, Standing::Incomplete { .. }),
+            Place::Awaited { .. } | Place::Moved { .. } => false,
+        }
+    }
+
     /// Why a migration can no longer be called off, if the guest runs at the destination already.
     pub(super) fn past_handover(&self, name: &str) -> Option<Refusal> {
         let Place::Migrating { progress, to, .. } = self else { return None };
         let now = progress.snapshot();
-        matches!(now.phase, Phase::Push | Phase::Verify).then(|| Refusal::PastHandover {
+        is_past_handover(now.phase).then(|| Refusal::PastHandover {
             name: name.to_owned(),
             to: to.clone(),
             left: PagesLeft { pages: now.pages_left, bytes_per_second: now.bytes_per_second },
         })
     }
+}
+
+fn is_past_handover(phase: Phase) -> bool {
+    matches!(phase, Phase::Push | Phase::Verify)
 }

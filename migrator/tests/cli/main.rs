@@ -5,6 +5,7 @@
 
 mod after_handover;
 mod bad_input;
+mod console;
 mod ferry;
 mod full_disk;
 mod in_doubt;

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use crate::ferry::{Host, PATIENCE, await_that};
+use crate::{
+    console::{Typist, assert_each_line_once, console},
+    ferry::{Host, PATIENCE, await_that},
+};
 
 fn kvm_is_there(test: &str) -> bool {
     let missing = vmm::probe().kvm.err();
@@ -268,4 +271,32 @@ fn a_guest_reads_what_is_piped_in_and_its_exit_code_becomes_ours() {
     assert_eq!(end.status.code(), Some(3), "{end:?}");
     assert!(String::from_utf8_lossy(&end.stdout).contains("pulse"), "{end:?}");
     assert!(String::from_utf8_lossy(&end.stderr).contains("the guest exited with code 3"), "{end:?}");
+}
+
+/// Issue 12, entry 22, on a real guest: its serial port's input goes with it, and so does what it wrote.
+#[test]
+fn entry_22_every_line_typed_while_pulse_moves_is_read_once() {
+    let test = "entry_22_every_line_typed_while_pulse_moves_is_read_once";
+    if !kvm_is_there(test) {
+        return;
+    }
+    let host = Host::new();
+    run_pulse_as(&host, "vm0", &[]);
+    let mut typist = Typist::at(console(&host, "vm0"));
+    let has_missing_pages = vmm::MissingPages::probe().is_ok();
+    for at in 0..9 {
+        let strategy = ["stop-and-copy", "pre-copy", "post-copy"][at % 3];
+        if strategy == "post-copy" && !has_missing_pages {
+            println!("skipped: {test} by post-copy");
+        }
+        let strategy = if has_missing_pages { strategy } else { "pre-copy" };
+        let (from, to) = (format!("vm{at}"), format!("vm{}", at + 1));
+        let address = host.receive(&to);
+        let migrate = host.start(&["migrate", &from, &address, "-s", strategy]);
+        typist.follows(&address, console(&host, &to));
+        assert!(migrate.end().status.success());
+    }
+    let (count, seen) = typist.ends("");
+    // It says what is typed again, and that it knows no such command.
+    assert_each_line_once(&seen, count, "");
 }

@@ -208,6 +208,7 @@ pub fn offer(name: &str, populate: bool) -> Offer {
         populate,
         digest: false,
         rehearsal,
+        console: Vec::new(),
     }
 }
 
