@@ -3,7 +3,6 @@
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    os::fd::AsRawFd,
     sync::mpsc::channel,
     thread,
     time::Duration,
@@ -11,6 +10,7 @@ use std::{
 
 use crate::{
     one_guest::{assert_memory_right, boot},
+    relay::vanish,
     waiting::offer,
 };
 use migrator::{
@@ -23,19 +23,6 @@ use migrator::{
     strategy::Strategy,
     transport::{Address, Interrupt},
 };
-
-/// Makes the kernel drop all that comes to this socket, unanswered.
-fn vanish(stream: &TcpStream) {
-    let mut drop_all = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
-    let program = libc::sock_fprog { len: 1, filter: &raw mut drop_all };
-    // SAFETY: the program and its one instruction live through the call.
-    let attached = unsafe {
-        let (level, option) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
-        let len = size_of_val(&program) as libc::socklen_t;
-        libc::setsockopt(stream.as_raw_fd(), level, option, (&raw const program).cast(), len)
-    };
-    assert_eq!(attached, 0, "{}", std::io::Error::last_os_error());
-}
 
 #[test]
 fn entry_11_a_destination_that_vanishes_is_noticed_by_what_it_does_not_acknowledge() {
