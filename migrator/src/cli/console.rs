@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{
     output::tell,
+    raw_terminal,
     terminal::{self, Left},
 };
 use crate::{
@@ -25,6 +26,7 @@ pub struct Console {
 impl Console {
     /// Until the user leaves, or the console ends.
     pub fn execute(self) -> anyhow::Result<ExitCode> {
+        raw_terminal::never_stop_for_it();
         let registry = Registry::open()?;
         let client = Client::new(&registry, &self.name);
         // A name that is not there is told as such.

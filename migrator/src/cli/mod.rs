@@ -18,6 +18,7 @@ mod migrate_progress;
 mod migrate_report;
 mod output;
 mod ps;
+mod raw_terminal;
 mod receive;
 mod run;
 mod terminal;

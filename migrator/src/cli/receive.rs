@@ -11,7 +11,7 @@ use super::{
     devices::HostDevices,
     ending,
     output::tell,
-    terminal, units,
+    raw_terminal, terminal, units,
 };
 use crate::{
     daemon::{ConsoleLog, Daemon, Receiver, Registry, receive_one, serve},
@@ -62,6 +62,7 @@ Examples:
 impl Receive {
     /// Runs the VM that comes to its end.
     pub fn execute(self, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+        raw_terminal::never_stop_for_it();
         self.background.begin();
         let registry = Registry::open()?;
         if !self.background.is_in_background() {

@@ -4,7 +4,10 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
 
-use super::{background::Background, boot::Guest, devices::Devices, ending, output::tell, terminal, units};
+use super::{
+    background::Background, boot::Guest, devices::Devices, ending, output::tell, raw_terminal, terminal,
+    units,
+};
 use crate::{
     daemon::{ConsoleLog, Daemon, Registry, serve},
     machine::Backing,
@@ -78,6 +81,7 @@ panic=-1), 4 after its kernel said that it panicked, 1 after a triple fault or a
 impl Run {
     /// Runs the guest to its end.
     pub fn execute(self, arguments: &[std::ffi::OsString]) -> anyhow::Result<ExitCode> {
+        raw_terminal::never_stop_for_it();
         self.background.begin();
         let registry = Registry::open()?;
         if self.detach && !self.background.is_in_background() {

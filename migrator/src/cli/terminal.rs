@@ -6,48 +6,20 @@ use std::{
     net::Shutdown,
     os::{fd::AsFd, unix::net::UnixStream},
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
 use anyhow::Context;
-use rustix::termios::{
-    InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
-};
 
-use super::output::tell;
+use super::{
+    output::tell,
+    raw_terminal::{RawTerminal, await_input},
+};
 use crate::daemon::Daemon;
 
 /// Ctrl-]
 const LEAVE: u8 = 0x1d;
-
-/// The terminal as it was, which it will be again when this is dropped.
-pub struct RawTerminal(Termios);
-
-impl RawTerminal {
-    /// Passes every key on as it is typed, Ctrl-C too; output is left as it was. `None` if standard input is no terminal.
-    pub fn enter() -> io::Result<Option<RawTerminal>> {
-        let stdin = io::stdin();
-        if !stdin.is_terminal() {
-            return Ok(None);
-        }
-        let before = tcgetattr(&stdin)?;
-        let mut raw = before.clone();
-        raw.input_modes -= InputModes::ICRNL | InputModes::INLCR | InputModes::IGNCR | InputModes::IXON;
-        raw.local_modes -= LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG | LocalModes::IEXTEN;
-        raw.special_codes[SpecialCodeIndex::VMIN] = 1;
-        raw.special_codes[SpecialCodeIndex::VTIME] = 0;
-        tcsetattr(&stdin, OptionalActions::Drain, &raw)?;
-        Ok(Some(RawTerminal(before)))
-    }
-}
-
-impl Drop for RawTerminal {
-    fn drop(&mut self) {
-        // If the terminal is gone there is nothing to restore.
-        tcsetattr(io::stdin(), OptionalActions::Drain, &self.0).ok();
-    }
-}
 
 /// How a session at a console ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +56,7 @@ pub fn attach(socket: &Path) -> anyhow::Result<Left> {
 pub struct Attached {
     console: UnixStream,
     output: Option<thread::JoinHandle<()>>,
-    terminal: Option<RawTerminal>,
+    terminal: Arc<Mutex<Option<RawTerminal>>>,
 }
 
 /// Shows the console of this process's own VM here; Ctrl-] stops it.
@@ -103,8 +75,14 @@ pub fn attach_own(socket: &Path, daemon: &Arc<Daemon>) -> anyhow::Result<Attache
             tell!("ferry: {refusal}");
         }
     });
-    let output = Some(thread::spawn(move || copy_output(output)));
-    Ok(Attached { console, output, terminal })
+    let terminal = Arc::new(Mutex::new(terminal));
+    let its_end = terminal.clone();
+    let output = thread::spawn(move || {
+        copy_output(output);
+        // The guest may run elsewhere and need this process for minutes: its user has the keyboard back.
+        give_back(&its_end);
+    });
+    Ok(Attached { console, output: Some(output), terminal })
 }
 
 impl Drop for Attached {
@@ -114,8 +92,12 @@ impl Drop for Attached {
         if let Some(output) = self.output.take() {
             output.join().ok();
         }
-        drop(self.terminal.take());
+        give_back(&self.terminal);
     }
+}
+
+fn give_back(terminal: &Mutex<Option<RawTerminal>>) {
+    drop(terminal.lock().unwrap_or_else(PoisonError::into_inner).take());
 }
 
 fn connect(socket: &Path) -> anyhow::Result<UnixStream> {
@@ -129,7 +111,13 @@ fn copy_input(mut console: UnixStream) -> Left {
     // Unbuffered: a key goes when it is typed.
     let Ok(mut keys) = stdin.as_fd().try_clone_to_owned().map(File::from) else { return Left::ByGuest };
     let mut buffer = [0; 1024];
-    while let Ok(count @ 1..) = keys.read(&mut buffer) {
+    while await_input().is_ok() {
+        let count = match keys.read(&mut buffer) {
+            Ok(count @ 1..) => count,
+            // Sent to the background in this instant.
+            Err(error) if is_terminal && error.raw_os_error() == Some(libc::EIO) => continue,
+            _ => break,
+        };
         let typed = &buffer[..count];
         let leave = typed.iter().position(|byte| is_terminal && *byte == LEAVE);
         if console.write_all(&typed[..leave.unwrap_or(count)]).is_err() {

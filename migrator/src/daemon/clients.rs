@@ -65,16 +65,19 @@ async fn attend(daemon: &Daemon, mut client: UnixStream) {
 async fn departure(daemon: &Daemon) -> String {
     let mut changes = daemon.changes();
     loop {
-        let (to, may_leave) = {
+        let (to, is_migrating) = {
             let inner = daemon.lock();
             (inner.place.departed_to().map(ToOwned::to_owned), inner.place.is_migrating())
         };
-        match to {
-            Some(to) => return to,
-            // The handover is the engine's, and changes nothing here.
-            None if may_leave => drop(timeout(DEPARTURE_TICK, changes.changed()).await),
-            // The sender lives as long as the daemon.
-            None => drop(changes.changed().await),
+        if let Some(to) = to {
+            return to;
+        }
+        // The sender lives as long as the daemon. The handover is the engine's, and no change here.
+        let changed = changes.changed();
+        if is_migrating {
+            timeout(DEPARTURE_TICK, changed).await.ok();
+        } else {
+            changed.await.ok();
         }
     }
 }

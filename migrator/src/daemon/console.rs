@@ -18,7 +18,7 @@ pub struct ConsoleLog {
     written: watch::Sender<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
     bytes: VecDeque<u8>,
     /// Bytes ever written: the place behind the last one kept.
@@ -27,7 +27,10 @@ struct Kept {
 
 impl Default for ConsoleLog {
     fn default() -> ConsoleLog {
-        ConsoleLog { kept: Mutex::default(), written: watch::Sender::new(0) }
+        // Memory that is there already: a history arrives while its guest stands still.
+        let mut bytes = VecDeque::from(vec![0xff; CONSOLE_BYTES]);
+        bytes.clear();
+        ConsoleLog { kept: Mutex::new(Kept { bytes, end: 0 }), written: watch::Sender::new(0) }
     }
 }
 
@@ -57,9 +60,10 @@ impl ConsoleLog {
 
     fn write(&self, bytes: &[u8]) {
         let mut kept = self.lock();
-        kept.bytes.extend(bytes);
-        let excess = kept.bytes.len().saturating_sub(CONSOLE_BYTES);
+        let last = &bytes[bytes.len().saturating_sub(CONSOLE_BYTES)..];
+        let excess = (kept.bytes.len() + last.len()).saturating_sub(CONSOLE_BYTES);
         kept.bytes.drain(..excess);
+        kept.bytes.extend(last);
         kept.end += bytes.len() as u64;
         let end = kept.end;
         drop(kept);
@@ -112,5 +116,19 @@ mod tests {
         let (bytes, end) = log.read_from(5);
         assert_eq!((bytes.len(), end), (CONSOLE_BYTES, 5 + CONSOLE_BYTES as u64));
         assert_eq!(log.read_from(0).0.len(), CONSOLE_BYTES);
+        log.writer().write_all(&[b'y'; CONSOLE_BYTES + 7]).unwrap();
+        assert_eq!(log.read_from(0), (vec![b'y'; CONSOLE_BYTES], end + CONSOLE_BYTES as u64 + 7));
+    }
+
+    #[test]
+    fn entry_22_what_came_along_is_seen_first_and_forgotten_with_its_guest() {
+        let log = Arc::new(ConsoleLog::default());
+        ConsoleHistory::add(&*log, b"there ");
+        log.writer().write_all(b"here").unwrap();
+        assert_eq!(log.read_from(0), (b"there here".to_vec(), 10));
+        log.forget();
+        assert_eq!(log.read_from(0), (Vec::new(), 10));
+        log.writer().write_all(b"next").unwrap();
+        assert_eq!(log.read_from(0), (b"next".to_vec(), 14));
     }
 }

@@ -4,6 +4,7 @@
 //! process started is ended by its own id.
 
 mod after_handover;
+mod background_job;
 mod bad_input;
 mod console;
 mod ferry;
