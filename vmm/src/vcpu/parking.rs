@@ -5,8 +5,9 @@
 //! vCPU     … parked, waits ──► runs ──────► answer = (n+1, Park), waits ──┘
 //! ```
 //! An order is one word: a number that grows and a kind. A vCPU is parked when its answer *is* the last order, so a late
-//! answer to an old order can never pass for one to the new. Both sides look a moment before they sleep: on a virtual
-//! host a wake-up costs more than the whole pause.
+//! answer to an old order can never pass for one to the new. The owner looks a moment before it sleeps: on a virtual host a
+//! wake-up costs more than the whole pause. A vCPU sleeps at once: it would keep the processor from the next one that is to
+//! park (16 vCPUs on two processors were paused within 1.1 ms while each looked for 60 us, and are within 0.5).
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ pub(super) enum Order {
     Leave,
 }
 
-/// How long either side looks before it sleeps.
+/// How long the owner looks before it sleeps.
 const LOOK_FOR: Duration = Duration::from_micros(60);
 
 const KIND_BITS: u32 = 2;
@@ -94,7 +95,6 @@ impl Parking {
     /// Called by the vCPU's thread out of the guest: answers orders to park until there is another, and returns that.
     /// `answered` is the word it has seen last, kept between calls.
     pub(super) fn wait_for_order(&self, answered: &mut u32) -> Order {
-        let start = Instant::now();
         loop {
             let order = self.order.load(Ordering::SeqCst);
             if order != *answered {
@@ -103,8 +103,6 @@ impl Parking {
                     return kind(order);
                 }
                 self.answer(order);
-            } else if start.elapsed() < LOOK_FOR {
-                std::hint::spin_loop();
             } else {
                 self.vcpu_sleeps.store(true, Ordering::SeqCst);
                 if self.order.load(Ordering::SeqCst) == order {
