@@ -18,7 +18,7 @@ mod resident;
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -98,6 +98,8 @@ pub struct GuestMemory {
     backing: Backing,
     /// Set while missing pages are served, so that a machine that goes away can free its vCPUs from waiting for ever.
     pub(crate) userfault: Mutex<Option<Arc<Userfault>>>,
+    /// The machine ended while pages were missing: zeros that nobody wrote may stand in their place.
+    is_abandoned: AtomicBool,
 }
 
 impl GuestMemory {
@@ -120,7 +122,8 @@ impl GuestMemory {
                 .expect("stretches end far below the end of the address space")
         });
         let regions = Regions::from_regions(regions.collect()).expect("stretches are sorted and apart");
-        Ok(GuestMemory { regions, mapping, written, backing, userfault: Mutex::new(None) })
+        let (userfault, is_abandoned) = (Mutex::new(None), AtomicBool::new(false));
+        Ok(GuestMemory { regions, mapping, written, backing, userfault, is_abandoned })
     }
 
     /// Size in bytes.
@@ -187,6 +190,27 @@ impl GuestMemory {
     /// then a page that is absent is not a page of zeros.
     pub fn has_missing_pages(&self) -> bool {
         self.userfault.lock().expect("nothing panics with this lock held").is_some()
+    }
+
+    /// The machine ends: whoever waits for a missing page goes on, with zeros, of which nothing may leave the machine; see
+    /// [`check_whole`](Self::check_whole).
+    pub(crate) fn abandon_missing(&self) -> io::Result<()> {
+        let mut served = self.userfault.lock().expect("nothing panics with this lock held");
+        let Some(userfault) = served.as_ref() else { return Ok(()) };
+        // Before the first of those zeros is there, and before serving seems to be over.
+        self.is_abandoned.store(true, Ordering::SeqCst);
+        let ended = userfault.end();
+        served.take();
+        ended
+    }
+
+    /// Fails if zeros may have been read for pages that never came. To be asked after reading, and before anything that was
+    /// read leaves the machine.
+    pub(crate) fn check_whole(&self) -> io::Result<()> {
+        match self.is_abandoned.load(Ordering::SeqCst) {
+            true => Err(io::Error::other("the machine ended before all of its memory had come")),
+            false => Ok(()),
+        }
     }
 
     /// Gives `pages` back to the host. They read as zeros afterwards, or are missing where missing pages are served.
