@@ -26,6 +26,7 @@ pub mod progress;
 pub mod protocol;
 mod ready;
 pub mod report;
+mod shown;
 pub mod sim;
 pub mod source;
 pub mod strategy;

@@ -1,15 +1,22 @@
 //! What this host can do, for a doctor to tell.
 
+use std::arch::x86_64::__cpuid_count;
 use std::fs;
 use std::path::Path;
 
 use kvm_bindings::{
-    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
+    CpuId, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET,
+    KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MAX_CPUID_ENTRIES,
 };
 use kvm_ioctls::Cap;
 
 use crate::kvm::{self, KvmError};
 use crate::missing::{MissingPages, MissingPagesError};
+
+/// CPUID 7.0 EBX: avx512f.
+const AVX512_FOUNDATION: u32 = 1 << 16;
+/// CPUID 7.0 EDX: amx_tile.
+const AMX_TILE: u32 = 1 << 24;
 
 /// What this host has of what a machine needs or profits from. [`probe`] finds out.
 #[derive(Debug)]
@@ -41,6 +48,13 @@ pub struct KvmFacts {
     pub tsc_scaling: bool,
     /// The guest's clock can be moved on over a gap by KVM itself (KVM_CLOCK_REALTIME).
     pub clock_knows_wall_time: bool,
+    /// Bytes of a vCPU's extended registers (KVM_CAP_XSAVE2, or the plain area where KVM does not have it). A vCPU moves only
+    /// to a host that has as many, or to one that has all that it uses.
+    pub xsave_bytes: usize,
+    /// Guests have AVX-512 here.
+    pub has_avx512: bool,
+    /// The processor has AMX. Guests do not get it: its state needs a permission of its own on each host.
+    pub has_amx: bool,
 }
 
 /// `/sys/kernel/mm/transparent_hugepage/enabled`.
@@ -73,6 +87,10 @@ fn probe_kvm() -> Result<KvmFacts, KvmError> {
     let kvm = kvm::open()?;
     let dirty_log = kvm.check_extension_raw(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.into()) as u32;
     let clock = kvm.check_extension_int(Cap::AdjustClock) as u32;
+    let leaf_7 = |cpuid: CpuId| {
+        cpuid.as_slice().iter().find(|leaf| (leaf.function, leaf.index) == (7, 0)).map(|leaf| leaf.ebx)
+    };
+    let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).ok().and_then(leaf_7);
     Ok(KvmFacts {
         api_version: kvm.get_api_version(),
         max_vcpus: kvm.get_max_vcpus(),
@@ -80,6 +98,9 @@ fn probe_kvm() -> Result<KvmFacts, KvmError> {
         dirty_log_initially_set: dirty_log & KVM_DIRTY_LOG_INITIALLY_SET != 0,
         tsc_scaling: kvm.check_extension(Cap::TscControl),
         clock_knows_wall_time: clock & kvm_bindings::KVM_CLOCK_REALTIME != 0,
+        xsave_bytes: crate::vcpu::xsave_bytes(kvm.check_extension_int(Cap::Xsave2)),
+        has_avx512: supported.is_some_and(|ebx| ebx & AVX512_FOUNDATION != 0),
+        has_amx: __cpuid_count(7, 0).edx & AMX_TILE != 0,
     })
 }
 

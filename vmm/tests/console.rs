@@ -97,6 +97,36 @@ fn bytes_go_out_and_in_and_unread_ones_move() {
     until("the guest still answers", || out.0.lock().expect("no panics").ends_with(b"A"));
 }
 
+/// Issue 12, entry 22: what is typed is read once, here or by who has the state, or it is not taken.
+#[test]
+fn entry_22_nothing_typed_is_taken_between_a_save_or_restore_and_the_start() {
+    if !common::has_kvm("entry_22_nothing_typed_is_taken_between_a_save_or_restore_and_the_start") {
+        return;
+    }
+    let mut first = booted(ANSWER);
+    let out = Sink::default();
+    first.console().set_output(Box::new(out.clone()));
+    first.start();
+    until("the guest says ok", || out.has(b"ok"));
+    first.pause().expect("pauses");
+    assert_eq!(first.console().write(b"H"), 1, "it stands still and has it all");
+    let state = first.save().expect("saves");
+    assert_eq!(first.console().write(b"lost"), 0);
+    let mut second = machine_of(first.config());
+    let elsewhere = Sink::default();
+    second.console().set_output(Box::new(elsewhere.clone()));
+    copy_memory(&first, &second);
+    second.restore(&state).expect("restores");
+    assert_eq!(second.console().write(b"lost"), 0);
+    second.start();
+    assert_eq!(second.console().write(b"A"), 1);
+    until("the guest answers elsewhere", || elsewhere.has(b"IB"));
+    // As after a migration that failed.
+    first.resume().expect("resumes");
+    assert_eq!(first.console().write(b"L"), 1);
+    until("the guest answers here", || out.has(b"okIM"));
+}
+
 #[test]
 fn input_that_nobody_reads_is_bounded() {
     if !common::has_kvm("input_that_nobody_reads_is_bounded") {

@@ -40,6 +40,7 @@ impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> ApiError {
         let status = match &refusal {
             Refusal::NotHereYet { .. }
+            | Refusal::OnItsWay { .. }
             | Refusal::StillArriving { .. }
             | Refusal::Migrating { .. }
             | Refusal::PastHandover { .. }

@@ -58,6 +58,10 @@ impl Info {
             ("machine", machine),
             ("process", format!("{}, since {}", vm.pid, vm.started_at)),
         ];
+        lines.extend(
+            vm.receiving
+                .map(|coming| ("arriving", format!("{}, {} % of its memory", coming.name, coming.percent))),
+        );
         lines.extend(vm.image.map(|image| ("image", image)));
         lines.extend(vm.command_line.map(|line| ("command line", line)));
         lines.extend(vm.listening.map(|address| ("listening on", address)));

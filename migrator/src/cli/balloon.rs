@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::{
     block_on,
-    output::{print, print_json},
+    output::{print, print_json, tell},
     units::{self, show_bytes},
 };
 use crate::{
@@ -25,6 +25,8 @@ const PATH: &str = "/v1/vm/balloon";
 const TICK: Duration = Duration::from_millis(50);
 /// After how many looks a guest that does not get on is waited for no more: 4 s.
 const LOOKS: u32 = 80;
+/// The same, for one that has no driver, or none yet: 0.2 s.
+const DRIVER_LOOKS: u32 = 4;
 
 /// Take memory from a guest, or give it back
 ///
@@ -70,6 +72,13 @@ impl Balloon {
         } else {
             print(in_words(&found))?;
         }
+        if self.size.is_some() && found.has_no_prospect() {
+            tell!(
+                "ferry: {} has no driver for its balloon, or has not started it yet: it gives what is wanted once it has one",
+                self.name
+            );
+            return Ok(ExitCode::FAILURE);
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -80,7 +89,8 @@ async fn settled<F: Future<Output = Result<BalloonReport, ClientError>>>(
     tick: Duration,
     look: impl Fn() -> F,
 ) -> Result<BalloonReport, ClientError> {
-    let mut idle_looks = 0;
+    // A driver reads the wish after some microseconds; who has none never does.
+    let mut idle_looks = if last.has_driver { 0 } else { LOOKS - DRIVER_LOOKS };
     while last.actual_bytes != last.target_bytes && idle_looks < LOOKS {
         sleep(tick).await;
         let now = look().await?;
@@ -90,10 +100,17 @@ async fn settled<F: Future<Output = Result<BalloonReport, ClientError>>>(
     Ok(last)
 }
 
+impl BalloonReport {
+    /// Nobody is there to do what is wanted.
+    fn has_no_prospect(&self) -> bool {
+        !self.has_driver && self.actual_bytes != self.target_bytes
+    }
+}
+
 fn in_words(balloon: &BalloonReport) -> String {
     let actual = show_bytes(balloon.actual_bytes);
     match balloon {
-        BalloonReport { target_bytes: 0, actual_bytes: 0 } => "the balloon is empty".to_owned(),
+        BalloonReport { target_bytes: 0, actual_bytes: 0, .. } => "the balloon is empty".to_owned(),
         balloon if balloon.actual_bytes == balloon.target_bytes => format!("{actual} in the balloon"),
         _ => format!("{actual} in the balloon, {} wanted", show_bytes(balloon.target_bytes)),
     }
@@ -106,7 +123,7 @@ mod tests {
     use super::*;
 
     fn report(target_bytes: u64, actual_bytes: u64) -> BalloonReport {
-        BalloonReport { target_bytes, actual_bytes }
+        BalloonReport { target_bytes, actual_bytes, has_driver: true }
     }
 
     #[test]
@@ -128,6 +145,15 @@ mod tests {
         };
         assert_eq!(settled(report(7, 0), Duration::ZERO, look).await.unwrap(), report(7, 5));
         assert_eq!(looks.get(), 6 * LOOKS);
+        // Without a driver it is looked a few times only.
+        looks.set(0);
+        let idle = BalloonReport { has_driver: false, ..report(7, 0) };
+        let look = || {
+            looks.set(looks.get() + 1);
+            async move { Ok(idle) }
+        };
+        assert!(settled(idle, Duration::ZERO, look).await.unwrap().has_no_prospect());
+        assert_eq!(looks.get(), DRIVER_LOOKS);
         let never = || async { panic!("nobody looks at what is as wanted") };
         assert_eq!(settled(report(5, 5), Duration::ZERO, never).await.unwrap(), report(5, 5));
     }

@@ -1,22 +1,29 @@
 //! `ferry ps`
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use hyper::Method;
+use tokio::task::JoinSet;
 
 use super::{
     output::{print, print_json, tell},
     units::show_bytes,
 };
 use crate::{
-    api::client::Client,
+    api::client::{Client, ClientError},
     daemon::{Registry, Status},
 };
 
 /// How long one VM's process may hold up the list.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How often is looked for names that are new.
+const LOOKS: u32 = 3;
 
 /// List the VMs of this user on this host
 #[derive(Args)]
@@ -30,18 +37,7 @@ impl Ps {
     /// Asks each of them.
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         let registry = Registry::open()?;
-        let vms = super::block_on(async {
-            let mut vms = Vec::new();
-            for name in registry.names()? {
-                let client = Client::new(&registry, &name);
-                match client.call::<Status>(Method::GET, "/v1/vm", Some(PATIENCE)).await {
-                    Ok(vm) => vms.push(vm),
-                    // It may just have ended; if not, its user wants to know.
-                    Err(error) => tell!("ferry: {:#}", anyhow::Error::from(error)),
-                }
-            }
-            Ok(vms)
-        })?;
+        let vms = super::block_on(all(&registry))?;
         if self.json {
             print_json(&vms)?;
         } else if vms.is_empty() {
@@ -53,6 +49,50 @@ impl Ps {
     }
 }
 
+/// Asks all of them at once. One that takes another name meanwhile is found by that.
+async fn all(registry: &Registry) -> anyhow::Result<Vec<Status>> {
+    let (mut asked, mut found) = (BTreeSet::new(), BTreeMap::new());
+    for _ in 0..LOOKS {
+        let new: Vec<String> =
+            registry.names()?.into_iter().filter(|name| asked.insert(name.clone())).collect();
+        if new.is_empty() {
+            break;
+        }
+        let mut answers = JoinSet::new();
+        for name in new {
+            let client = Client::new(registry, &name);
+            answers.spawn(async move {
+                let answer = client.call::<Status>(Method::GET, "/v1/vm", Some(PATIENCE)).await;
+                (name, answer)
+            });
+        }
+        while let Some(answer) = answers.join_next().await {
+            match answer? {
+                (_, Ok(vm)) => drop(found.insert(vm.pid, vm)),
+                (_, Err(ClientError::NoSuchVm { .. } | ClientError::Broken { .. })) => {}
+                // Its user wants to know.
+                (name, Err(error)) => {
+                    let Some(pid) = registry.pid(&name) else { continue };
+                    tell!("ferry: {:#}", anyhow::Error::from(error));
+                    found.insert(pid, Status::silent(&name, pid));
+                }
+            }
+        }
+    }
+    let mut vms: Vec<Status> = found.into_values().collect();
+    vms.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(vms)
+}
+
+/// `receiving demo, 40 %`, or where it waits for one.
+fn status(vm: &Status) -> String {
+    match (&vm.receiving, &vm.listening) {
+        (Some(coming), _) => format!("{} {}, {} %", vm.status, coming.name, coming.percent),
+        (None, Some(address)) => format!("{} at {address}", vm.status),
+        (None, None) => vm.status.clone(),
+    }
+}
+
 fn table(vms: &[Status]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(["NAME", "STATUS", "MEMORY", "VCPUS", "MACHINE", "PID", "GUEST"]);
@@ -61,7 +101,7 @@ fn table(vms: &[Status]) -> Table {
         let or_dash = |text: String| if came { text } else { "-".to_owned() };
         table.add_row([
             vm.name.clone(),
-            vm.listening.as_ref().map_or(vm.status.clone(), |address| format!("{} at {address}", vm.status)),
+            status(vm),
             or_dash(show_bytes(vm.memory_bytes)),
             or_dash(vm.vcpus.to_string()),
             or_dash(vm.kind.clone()),

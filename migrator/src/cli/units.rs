@@ -1,7 +1,8 @@
-//! Sizes, bandwidths and durations as they are typed and shown.
+//! Sizes, bandwidths and durations as they are typed; those shown are `crate::shown`'s.
 
 use std::time::Duration;
 
+pub use crate::shown::{show_bandwidth, show_bytes, show_count, show_micros};
 use crate::transport::MIN_PEER_TIMEOUT;
 
 /// `512MiB`, `4GiB`, `512M`: memory is binary, whichever way it is written.
@@ -51,7 +52,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// A [`duration`] in which something can happen.
 pub fn some_time(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err("nothing can be done in no time: write a time as 50ms, 300us or 60s".to_owned()),
+        Duration::ZERO => {
+            Err("nothing can be done in no time: write a time as 50ms, 300us or 60s".to_owned())
+        }
         time => Ok(time),
     }
 }
@@ -59,7 +62,10 @@ pub fn some_time(text: &str) -> Result<Duration, String> {
 /// How many rounds pre-copy may make.
 pub fn rounds(text: &str) -> Result<u32, String> {
     match text.parse() {
-        Ok(0) => Err("pre-copy without rounds is stop-and-copy: ask for that strategy, or for 1 at least".to_owned()),
+        Ok(0) => {
+            Err("pre-copy without rounds is stop-and-copy: ask for that strategy, or for 1 at least"
+                .to_owned())
+        }
         Ok(rounds) => Ok(rounds),
         Err(_) => Err("write a number, as 30".to_owned()),
     }
@@ -89,54 +95,6 @@ fn split(text: &str) -> (&str, &str) {
     (&text[..end], text[end..].trim())
 }
 
-/// `512 MiB`
-pub fn show_bytes(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 || value.fract() == 0.0 {
-        format!("{value:.0} {}", units[unit])
-    } else {
-        format!("{value:.1} {}", units[unit])
-    }
-}
-
-/// `1.25 Gbit/s`
-pub fn show_bandwidth(bytes_per_second: u64) -> String {
-    let bits = bytes_per_second as f64 * 8.0;
-    match bits {
-        _ if bits >= 1e9 => format!("{:.2} Gbit/s", bits / 1e9),
-        _ if bits >= 1e6 => format!("{:.0} Mbit/s", bits / 1e6),
-        _ => format!("{:.0} kbit/s", bits / 1e3),
-    }
-}
-
-/// `250 µs`, `1.75 ms`, `2.31 s`
-pub fn show_micros(micros: u64) -> String {
-    match micros {
-        0..1_000 => format!("{micros} µs"),
-        1_000..1_000_000 => format!("{:.2} ms", micros as f64 / 1e3),
-        _ => format!("{:.2} s", micros as f64 / 1e6),
-    }
-}
-
-/// `131 072`
-pub fn show_count(count: u64) -> String {
-    let digits = count.to_string();
-    let mut shown = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            shown.push(' ');
-        }
-        shown.push(digit);
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,16 +115,5 @@ mod tests {
         assert!(duration("50").is_err() && duration("-1s").is_err());
         assert_eq!((some_time("2ms"), rounds("30")), (Ok(Duration::from_millis(2)), Ok(30)));
         assert!(some_time("0s").is_err() && rounds("0").is_err() && rounds("many").is_err());
-    }
-
-    #[test]
-    fn what_is_shown_is_short() {
-        assert_eq!(show_bytes(512 << 20), "512 MiB");
-        assert_eq!(show_bytes(1536), "1.5 KiB");
-        assert_eq!(show_micros(250), "250 µs");
-        assert_eq!(show_micros(1750), "1.75 ms");
-        assert_eq!(show_count(131_072), "131 072");
-        assert_eq!(show_count(12), "12");
-        assert_eq!(show_bandwidth(125_000_000), "1.00 Gbit/s");
     }
 }

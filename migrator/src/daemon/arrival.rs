@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
-use super::{Daemon, End, Facts, Place, Standing};
+use super::{Coming, Daemon, End, Facts, Place, Standing};
 use crate::{
     destination::{EndNotice, ReceiveError, Reception, receive_at},
     machine::{Handles, Host, HostShare, Machine},
@@ -70,8 +70,9 @@ impl Daemon {
         interrupt: &Interrupt,
         user: &mut dyn Receiver,
     ) -> Result<(), String> {
-        let mut host =
-            Host::new(share.clone(), |vm: &VmDescription, handles: Handles| self.made(vm, handles));
+        let mut host = Host::new(share.clone(), |vm: &VmDescription, handles: Handles| {
+            self.made(vm, handles, Coming::of(vm, reception.landed()));
+        });
         let started = |vm: &VmDescription, end: EndNotice| {
             self.update(|inner| {
                 inner.place = Place::Arriving { standing: Standing::on_arrival(vm), end };
@@ -102,18 +103,23 @@ impl Daemon {
             }
             Err(error) => {
                 self.update(|inner| {
+                    inner.place = Place::Awaited { coming: None };
                     inner.handles = None;
                     inner.facts = Facts::default();
                 });
+                // What came along is of a guest that did not.
+                self.console.forget();
                 Err(in_words_of(&error))
             }
         }
     }
 
     /// A machine was made for a VM that wants to come.
-    fn made(self: &Arc<Self>, vm: &VmDescription, handles: Handles) {
+    fn made(self: &Arc<Self>, vm: &VmDescription, handles: Handles, coming: Coming) {
         handles.set_console_output(Box::new(self.console.writer()));
+        handles.keep_console(self.console.clone());
         self.update(|inner| {
+            inner.place = Place::Awaited { coming: Some(coming) };
             inner.handles = Some(handles.clone());
             inner.facts = Facts {
                 kind: vm.kind.clone(),
@@ -172,11 +178,11 @@ mod tests {
         // As a rehearsal leaves it: with a guest in it.
         let machine = Machine::Simulated(Box::new(SimVm::boot("vm", 64, workload).unwrap()));
         let vm = machine.describe();
-        daemon.made(&vm, machine.handles());
+        daemon.made(&vm, machine.handles(), Coming::of(&vm, &Arc::default()));
         assert!(!daemon.guest(0).available);
-        assert!(matches!(daemon.check(), Err(Refusal::NotHereYet { .. })));
-        assert!(matches!(daemon.balloon(), Err(Refusal::NotHereYet { .. })));
-        assert!(matches!(daemon.set_balloon(0), Err(Refusal::NotHereYet { .. })));
+        assert!(matches!(daemon.check(), Err(Refusal::OnItsWay { .. })));
+        assert!(matches!(daemon.balloon(), Err(Refusal::OnItsWay { .. })));
+        assert!(matches!(daemon.set_balloon(0), Err(Refusal::OnItsWay { .. })));
         daemon.update(|inner| {
             inner.place = Place::Arriving { standing: Standing::on_arrival(&vm), end: EndNotice::default() };
         });

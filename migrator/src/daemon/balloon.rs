@@ -4,18 +4,23 @@ use super::{Daemon, Place, Refusal};
 use crate::{
     machine::{BalloonReport, Handles},
     pages::PAGE_SIZE,
+    shown::show_bytes,
 };
 
 impl Daemon {
     /// How much is in the guest's balloon, and how much is to be.
     ///
     /// # Errors
-    /// If there is no guest here, or it has no balloon.
+    /// If there is no guest here, or not any more, or it has no balloon.
     pub fn balloon(&self) -> Result<BalloonReport, Refusal> {
         let inner = self.lock();
         let name = inner.name.clone();
         match (&inner.place, inner.guest_here()) {
-            (place @ (Place::Awaited | Place::Moved { .. }), _) => Err(place.refusal(&name)),
+            (place @ (Place::Awaited { .. } | Place::Moved { .. }), _) => Err(place.refusal(&name)),
+            // What is known of it here is old.
+            (place @ Place::Migrating { .. }, _) if place.departed_to().is_some() => {
+                Err(place.refusal(&name))
+            }
             (_, handles) => handles.and_then(Handles::balloon).ok_or(Refusal::NoBalloon { name }),
         }
     }
@@ -35,9 +40,11 @@ impl Daemon {
                 return Err(Refusal::NoBalloon { name });
             }
             let memory_bytes = handles.page_count() * PAGE_SIZE as u64;
-            if bytes > memory_bytes {
+            if bytes >= memory_bytes {
                 return Err(Refusal::Request(format!(
-                    "{name} has {memory_bytes} bytes of memory: {bytes} cannot be taken from it"
+                    "{name} has {} of memory: {} cannot be taken from it",
+                    show_bytes(memory_bytes),
+                    show_bytes(bytes)
                 )));
             }
             if !bytes.is_multiple_of(PAGE_SIZE as u64) {

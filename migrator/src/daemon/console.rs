@@ -1,4 +1,4 @@
-//! The guest's console: what it wrote last, for whoever looks, and whoever looks later.
+//! The guest's console: what it wrote last, for those who look, and those who look later.
 
 use std::{
     collections::VecDeque,
@@ -8,8 +8,7 @@ use std::{
 
 use tokio::sync::watch;
 
-/// How much of what the guest wrote is kept.
-const KEPT_BYTES: usize = 64 << 10;
+use crate::vm::{CONSOLE_BYTES, ConsoleHistory};
 
 /// The last of what a guest wrote to its console. Readers keep their own place and never make the guest wait: one that is
 /// too slow misses what was dropped meanwhile.
@@ -51,10 +50,15 @@ impl ConsoleLog {
         (kept.bytes.iter().skip(skip as usize).copied().collect(), kept.end)
     }
 
+    /// Drops what was written so far.
+    pub(super) fn forget(&self) {
+        self.lock().bytes.clear();
+    }
+
     fn write(&self, bytes: &[u8]) {
         let mut kept = self.lock();
         kept.bytes.extend(bytes);
-        let excess = kept.bytes.len().saturating_sub(KEPT_BYTES);
+        let excess = kept.bytes.len().saturating_sub(CONSOLE_BYTES);
         kept.bytes.drain(..excess);
         kept.end += bytes.len() as u64;
         let end = kept.end;
@@ -64,6 +68,17 @@ impl ConsoleLog {
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// It goes along with its guest.
+impl ConsoleHistory for ConsoleLog {
+    fn read_from(&self, place: u64) -> (Vec<u8>, u64) {
+        self.read_from(place)
+    }
+
+    fn add(&self, bytes: &[u8]) {
+        self.write(bytes);
     }
 }
 
@@ -93,9 +108,9 @@ mod tests {
         assert_eq!(log.read_from(0), (b"hello".to_vec(), 5));
         assert_eq!(log.read_from(3), (b"lo".to_vec(), 5));
         assert_eq!(log.read_from(5), (Vec::new(), 5));
-        log.writer().write_all(&[b'x'; KEPT_BYTES]).unwrap();
+        log.writer().write_all(&[b'x'; CONSOLE_BYTES]).unwrap();
         let (bytes, end) = log.read_from(5);
-        assert_eq!((bytes.len(), end), (KEPT_BYTES, 5 + KEPT_BYTES as u64));
-        assert_eq!(log.read_from(0).0.len(), KEPT_BYTES);
+        assert_eq!((bytes.len(), end), (CONSOLE_BYTES, 5 + CONSOLE_BYTES as u64));
+        assert_eq!(log.read_from(0).0.len(), CONSOLE_BYTES);
     }
 }

@@ -35,10 +35,11 @@ impl Daemon {
         Ok(handles.check()?)
     }
 
-    /// Types into the guest's console. Returns how many bytes were taken; all, if there is nobody to read them.
+    /// Types into the guest's console. Returns how many bytes were taken: those that it will read, here or where it goes.
     pub fn type_in(&self, bytes: &[u8]) -> usize {
-        let handles = self.lock().guest_here().cloned();
-        handles.map_or(bytes.len(), |handles| handles.type_in(bytes))
+        let inner = self.lock();
+        let handles = inner.handles.as_ref().filter(|_| inner.place.takes_typing());
+        handles.map_or(0, |handles| handles.type_in(bytes))
     }
 
     fn running_guest(&self) -> Result<Handles, Refusal> {

@@ -13,6 +13,7 @@
 
 mod arrival;
 mod balloon;
+mod clients;
 mod console;
 mod end;
 mod guest;
@@ -33,7 +34,7 @@ pub use arrival::{Receiver, receive_one};
 pub use console::ConsoleLog;
 pub use end::End;
 pub use migration::{MigrationRequest, MigrationState};
-pub use place::{Facts, Place, Standing, Status};
+pub use place::{Coming, Facts, Place, Receiving, Standing, Status};
 pub use refusal::Refusal;
 pub use registry::{Claim, Registry, RegistryError};
 pub use serve::serve;
@@ -81,7 +82,7 @@ impl Inner {
     /// Handles on a guest that is here. Memory of one that has not arrived is neither read nor written: what is touched
     /// there would count as what its source has sent.
     fn guest_here(&self) -> Option<&Handles> {
-        self.handles.as_ref().filter(|_| !matches!(self.place, Place::Awaited))
+        self.handles.as_ref().filter(|_| !matches!(self.place, Place::Awaited { .. }))
     }
 }
 
@@ -89,6 +90,7 @@ impl Daemon {
     /// A process whose machine runs here from the beginning.
     pub fn with_machine(name: &str, machine: Machine, facts: Facts, console: Arc<ConsoleLog>) -> Arc<Daemon> {
         let handles = machine.handles();
+        handles.keep_console(console.clone());
         let place = Place::Here { machine, standing: Standing::Running };
         let daemon = Daemon::new(name, place, facts, console);
         daemon.lock().handles = Some(handles.clone());
@@ -98,7 +100,7 @@ impl Daemon {
 
     /// A process that waits for a VM to come to `listening`.
     pub fn awaiting(name: &str, listening: String, console: Arc<ConsoleLog>) -> Arc<Daemon> {
-        let daemon = Daemon::new(name, Place::Awaited, Facts::default(), console);
+        let daemon = Daemon::new(name, Place::Awaited { coming: None }, Facts::default(), console);
         daemon.lock().listening = Some(listening);
         daemon
     }
@@ -153,6 +155,7 @@ impl Daemon {
             name: inner.name.clone(),
             kind: inner.facts.kind.clone(),
             status: inner.place.name(inner.facts.is_booting),
+            receiving: inner.place.receiving(),
             memory_bytes: inner.facts.memory_bytes,
             vcpus: inner.facts.vcpus,
             pid: std::process::id(),

@@ -1,6 +1,9 @@
 //! Where the machine is.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -11,12 +14,16 @@ use crate::{
     machine::Machine,
     progress::{Phase, Progress},
     transport::Interrupt,
+    vm::VmDescription,
 };
 
 /// Where the machine is, and whose.
 pub enum Place {
     /// No VM has come yet.
-    Awaited,
+    Awaited {
+        /// The one that is on its way.
+        coming: Option<Coming>,
+    },
     /// The guest is here, and the engine has the machine until its last pages have come.
     Arriving {
         /// Whether it runs, or stands still as its user wanted it.
@@ -45,6 +52,37 @@ pub enum Place {
         /// Where it was sent.
         to: String,
     },
+}
+
+/// A VM that is on its way, whose guest runs at its source.
+pub struct Coming {
+    /// Its name there.
+    pub name: String,
+    /// Its memory.
+    pub page_count: u64,
+    /// Pages that have come, counted each time they come.
+    pub landed: Arc<AtomicU64>,
+}
+
+/// What a receiver takes in.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Receiving {
+    /// The VM's name at its source, where its guest runs still.
+    pub name: String,
+    /// How much of its memory has come, in hundredths. Pages that the guest never used do not come, and pages that it
+    /// writes to come again.
+    pub percent: u8,
+}
+
+impl Coming {
+    pub(super) fn of(vm: &VmDescription, landed: &Arc<AtomicU64>) -> Coming {
+        Coming { name: vm.name.clone(), page_count: vm.page_count, landed: landed.clone() }
+    }
+
+    fn show(&self) -> Receiving {
+        let percent = self.landed.load(Ordering::Relaxed).saturating_mul(100) / self.page_count.max(1);
+        Receiving { name: self.name.clone(), percent: percent.min(100) as u8 }
+    }
 }
 
 /// Whether a guest runs, and if not, why.
@@ -104,8 +142,12 @@ pub struct Status {
     pub name: String,
     /// `kvm` or `simulated`; empty before a VM has come.
     pub kind: String,
-    /// `booting`, `running`, `paused`, `migrating`, `receiving`, `moved`, `unknown`, `interrupted` or `stopped`.
+    /// `booting`, `running`, `paused`, `migrating`, `receiving`, `moved`, `unknown`, `interrupted` or `stopped`. `ferry ps`
+    /// lists a VM whose process does not answer as `silent`.
     pub status: String,
+    /// What is on its way here, while it is.
+    #[serde(default)]
+    pub receiving: Option<Receiving>,
     /// Its memory, in bytes.
     pub memory_bytes: u64,
     /// Its vCPUs.
@@ -124,11 +166,39 @@ pub struct Status {
     pub overhead_bytes: Option<u64>,
 }
 
+impl Status {
+    /// Of a VM whose process does not answer: only its name is known, and who has it.
+    pub fn silent(name: &str, pid: u32) -> Status {
+        Status {
+            name: name.to_owned(),
+            status: "silent".to_owned(),
+            pid,
+            kind: String::new(),
+            receiving: None,
+            memory_bytes: 0,
+            vcpus: 0,
+            image: None,
+            command_line: None,
+            listening: None,
+            started_at: String::new(),
+            overhead_bytes: None,
+        }
+    }
+}
+
 impl Place {
+    /// What is on its way here.
+    pub(super) fn receiving(&self) -> Option<Receiving> {
+        match self {
+            Place::Awaited { coming } => coming.as_ref().map(Coming::show),
+            _ => None,
+        }
+    }
+
     /// The status's name.
     pub(super) fn name(&self, is_booting: bool) -> String {
         let name = match self {
-            Place::Awaited => "receiving",
+            Place::Awaited { .. } => "receiving",
             Place::Here { standing: Standing::Running, .. } if is_booting => "booting",
             Place::Arriving { standing, .. } | Place::Here { standing, .. } => match standing {
                 Standing::Running => "running",
@@ -146,7 +216,8 @@ impl Place {
     pub(super) fn refusal(&self, name: &str) -> Refusal {
         let name = name.to_owned();
         match self {
-            Place::Awaited => Refusal::NotHereYet { name },
+            Place::Awaited { coming: None } => Refusal::NotHereYet { name },
+            Place::Awaited { coming: Some(coming) } => Refusal::OnItsWay { name, guest: coming.name.clone() },
             Place::Arriving { .. } => Refusal::StillArriving { name },
             Place::Moved { to } => Refusal::Moved { name, to: to.clone() },
             Place::Migrating { .. } => self.past_handover(&name).unwrap_or(Refusal::Migrating { name }),
@@ -154,14 +225,41 @@ impl Place {
         }
     }
 
+    /// Whether the engine has it, to move it away.
+    pub(super) fn is_migrating(&self) -> bool {
+        matches!(self, Place::Migrating { .. })
+    }
+
+    /// Where the guest was sent, if it runs there.
+    pub(super) fn departed_to(&self) -> Option<&str> {
+        match self {
+            Place::Moved { to } => Some(to),
+            Place::Migrating { progress, to, .. } if is_past_handover(progress.snapshot().phase) => Some(to),
+            _ => None,
+        }
+    }
+
+    /// Whether what is typed may be given to the machine: none that is still to get its state, is gone, or never runs.
+    pub(super) fn takes_typing(&self) -> bool {
+        match self {
+            Place::Arriving { .. } | Place::Migrating { .. } => true,
+            Place::Here { standing, .. } => !matches!(standing, Standing::Incomplete { .. }),
+            Place::Awaited { .. } | Place::Moved { .. } => false,
+        }
+    }
+
     /// Why a migration can no longer be called off, if the guest runs at the destination already.
     pub(super) fn past_handover(&self, name: &str) -> Option<Refusal> {
         let Place::Migrating { progress, to, .. } = self else { return None };
         let now = progress.snapshot();
-        matches!(now.phase, Phase::Push | Phase::Verify).then(|| Refusal::PastHandover {
+        is_past_handover(now.phase).then(|| Refusal::PastHandover {
             name: name.to_owned(),
             to: to.clone(),
             left: PagesLeft { pages: now.pages_left, bytes_per_second: now.bytes_per_second },
         })
     }
+}
+
+fn is_past_handover(phase: Phase) -> bool {
+    matches!(phase, Phase::Push | Phase::Verify)
 }

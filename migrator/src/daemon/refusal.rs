@@ -34,6 +34,14 @@ pub enum Refusal {
         /// Its name.
         name: String,
     },
+    /// A VM is on its way, and its guest runs where it comes from.
+    #[error("{guest} is on its way to {name}, and still runs where it comes from: ask there")]
+    OnItsWay {
+        /// Its name here.
+        name: String,
+        /// Its name there.
+        guest: String,
+    },
     /// The engine still has the machine.
     #[error("the last pages of {name} are still arriving: try again when they have")]
     StillArriving {

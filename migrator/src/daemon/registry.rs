@@ -10,12 +10,14 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 pub use error::RegistryError;
 use error::system;
 use rustix::{
     fs::{FlockOperation, flock},
+    net::sockopt::socket_peercred,
     process::getuid,
 };
 
@@ -23,6 +25,10 @@ use crate::vm::is_name;
 
 /// The longest path a socket can have, with its closing zero (`sun_path` of unix(7)).
 const MAX_SOCKET_PATH_BYTES: usize = 108;
+
+/// How many logs of VMs that are gone are kept, and for how long.
+const MAX_LOGS: usize = 50;
+const MAX_LOG_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The folder of names.
 #[derive(Clone, Debug)]
@@ -90,6 +96,13 @@ impl Registry {
         Ok(names)
     }
 
+    /// The process that has a name, as far as the kernel knows: also of one that does not answer.
+    pub fn pid(&self, name: &str) -> Option<u32> {
+        let stream = UnixStream::connect(self.socket(name)).ok()?;
+        let peer = socket_peercred(&stream).ok()?;
+        u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
+    }
+
     /// Takes a name and listens there.
     ///
     /// # Errors
@@ -128,6 +141,7 @@ impl Registry {
         let listen = |path: &Path| UnixListener::bind(path).map_err(system("listen at", path));
         let control = listen(&socket)?;
         let console = listen(&console).inspect_err(|_| remove(&socket))?;
+        self.bury_logs();
         Ok(Claim { registry: self.clone(), name: name.to_owned(), control, console })
     }
 
@@ -144,6 +158,27 @@ impl Registry {
             }
             // Who is too busy to be reached lives.
             _ => false,
+        }
+    }
+
+    /// Removes logs of VMs that are gone: the old ones, and all but the last few. Fails silently: nothing depends on it.
+    fn bury_logs(&self) {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        let is_alive = |name: &str| self.socket(name).exists();
+        let mut logs: Vec<_> = entries
+            .flatten()
+            .filter(|entry| {
+                let file = entry.file_name().to_string_lossy().into_owned();
+                file.strip_suffix(".log").is_some_and(|name| !name.starts_with('.') && !is_alive(name))
+            })
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .collect();
+        logs.sort_by_key(|(written, _)| std::cmp::Reverse(*written));
+        let is_old = |written: SystemTime| written.elapsed().is_ok_and(|age| age > MAX_LOG_AGE);
+        for (number, (written, path)) in logs.iter().enumerate() {
+            if number >= MAX_LOGS || is_old(*written) {
+                remove(path);
+            }
         }
     }
 
@@ -187,6 +222,8 @@ impl Claim {
         fs::rename(&from, to).map_err(system("rename", &from))?;
         let (from, to) = (self.registry.socket(&self.name), self.registry.socket(name));
         fs::rename(&from, to).map_err(system("rename", &from))?;
+        // Only a process in the background has one.
+        fs::rename(self.registry.log(&self.name), self.registry.log(name)).ok();
         name.clone_into(&mut self.name);
         Ok(())
     }
@@ -207,4 +244,29 @@ fn check(name: &str) -> Result<(), RegistryError> {
 /// It may be gone already.
 fn remove(path: &Path) {
     fs::remove_file(path).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entry_23_logs_of_those_who_are_gone_are_bounded_in_number_and_age() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry { folder: folder.path().to_owned() };
+        let _alive = registry.claim("alive").unwrap();
+        let old = SystemTime::now() - MAX_LOG_AGE * 2;
+        let write = |name: &str, written| {
+            let file = File::create(registry.log(name)).unwrap();
+            file.set_modified(written).unwrap();
+        };
+        write("alive", old);
+        write("old", old);
+        for number in 0..MAX_LOGS + 5 {
+            write(&format!("gone-{number}"), SystemTime::now() - Duration::from_secs(number as u64));
+        }
+        let _next = registry.claim("next").unwrap();
+        assert!(registry.log("alive").exists() && !registry.log("old").exists());
+        assert!(registry.log("gone-0").exists() && !registry.log(&format!("gone-{MAX_LOGS}")).exists());
+    }
 }

@@ -3,17 +3,16 @@
 use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        UnixListener,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::UnixListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::mpsc,
     time::{Instant, sleep, timeout},
 };
 
-use super::{Claim, ConsoleLog, Daemon, End, RegistryError};
+use super::{
+    Claim, Daemon, End, RegistryError,
+    clients::{await_goodbyes, serve_clients},
+};
 
 /// How long a VM that has arrived tries to get its own name, which the source on the same host holds a moment longer.
 const NAME_PATIENCE: Duration = Duration::from_secs(10);
@@ -44,7 +43,8 @@ async fn run(daemon: &Arc<Daemon>, claim: Claim, take_name: bool) -> io::Result<
     };
     let (control, console) = (listener(&claim.control)?, listener(&claim.console)?);
     stop_on_signals(daemon)?;
-    tokio::spawn(serve_console(daemon.clone(), console));
+    let (present, told) = mpsc::channel(1);
+    let clients = tokio::spawn(serve_clients(daemon.clone(), console, present));
     let ended = {
         let daemon = daemon.clone();
         async move { await_end(&daemon).await }
@@ -59,6 +59,10 @@ async fn run(daemon: &Arc<Daemon>, claim: Claim, take_name: bool) -> io::Result<
         end = await_end(daemon) => end,
     };
     timeout(LAST_ANSWERS, api).await.ok();
+    if matches!(end, End::Moved { .. } | End::EndedElsewhere { .. }) {
+        clients.abort();
+        await_goodbyes(told).await;
+    }
     // A guest's last words are often why it ended.
     sleep(LAST_WORDS).await;
     Ok(end)
@@ -141,61 +145,4 @@ fn stop_on_signals(daemon: &Arc<Daemon>) -> io::Result<()> {
         }
     });
     Ok(())
-}
-
-async fn serve_console(daemon: Arc<Daemon>, listener: UnixListener) {
-    loop {
-        match listener.accept().await {
-            Ok((client, _)) => {
-                let (input, output) = client.into_split();
-                tokio::spawn(type_in(daemon.clone(), input));
-                let log = daemon.console().clone();
-                tokio::spawn(async move {
-                    let written = log.written();
-                    // A client that has gone has gone.
-                    show(&log, written, output).await.ok();
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a console client could not be accepted");
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-/// First what was written before, then what is written from now on.
-async fn show(
-    log: &ConsoleLog,
-    mut written: watch::Receiver<u64>,
-    mut output: OwnedWriteHalf,
-) -> io::Result<()> {
-    let mut place = 0;
-    loop {
-        written.mark_unchanged();
-        let (bytes, end) = log.read_from(place);
-        output.write_all(&bytes).await?;
-        place = end;
-        if *written.borrow() > place {
-            continue;
-        }
-        if written.changed().await.is_err() {
-            return Ok(());
-        }
-    }
-}
-
-async fn type_in(daemon: Arc<Daemon>, mut input: OwnedReadHalf) {
-    let mut buffer = [0; 4096];
-    while let Ok(count @ 1..) = input.read(&mut buffer).await {
-        let mut rest = &buffer[..count];
-        while !rest.is_empty() {
-            let taken = daemon.type_in(rest);
-            rest = &rest[taken..];
-            if taken == 0 {
-                // The guest reads slowly: its user waits, nothing is lost.
-                sleep(Duration::from_millis(10)).await;
-            }
-        }
-    }
 }

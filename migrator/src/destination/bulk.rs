@@ -5,6 +5,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, PoisonError,
+        atomic::AtomicU64,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::JoinHandle,
@@ -40,11 +41,12 @@ pub(super) struct BulkReceiver {
 }
 
 impl BulkReceiver {
-    /// Begins to receive into memory. A failure raises `halt` and can be taken from here.
+    /// Begins to receive into memory; `landed` counts pages. A failure raises `halt` and can be taken from here.
     pub fn spawn(
         wire: Box<dyn Wire>,
         pages: Arc<dyn GuestPages>,
         keep_digest: bool,
+        landed: &Arc<AtomicU64>,
         halt: &Interrupt,
     ) -> io::Result<BulkReceiver> {
         let link = HangUp::of(&*wire)?;
@@ -54,11 +56,12 @@ impl BulkReceiver {
         let error: Arc<Mutex<Option<SinkError>>> = Arc::default();
         let failed = Arc::clone(&error);
         let halt = halt.clone();
-        let page_count = pages.page_count();
+        let (page_count, landed) = (pages.page_count(), landed.clone());
         let receive = move |sink| {
             set_priority(Priority::Rounds);
             let _ends = ends;
-            if let Err(error) = run(wire, sink, &*pages, keep_digest, &stage_sender, &installer) {
+            let landing = Landing::new(&*pages, keep_digest, &landed);
+            if let Err(error) = run(wire, sink, landing, &stage_sender, &installer) {
                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 halt.raise();
             }
@@ -118,12 +121,10 @@ impl Drop for BulkReceiver {
 fn run(
     mut wire: Box<dyn Wire>,
     mut sink: PageSink,
-    pages: &dyn GuestPages,
-    keep_digest: bool,
+    mut landing: Landing<'_>,
     stage: &Sender<Option<Digest>>,
     installer: &Receiver<Installer>,
 ) -> Result<(), SinkError> {
-    let mut landing = Landing::new(pages, keep_digest);
     sink.receive_stage(&mut *wire, &mut landing)?;
     // Whoever no longer listens has given up already.
     stage.send(landing.digest()).ok();

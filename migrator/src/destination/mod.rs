@@ -24,7 +24,7 @@ mod reception;
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -108,7 +108,7 @@ pub fn receive_at<H: DestinationHost>(
     let (visit, mut control, offer) = reception.next(&halt)?;
     let result = prepare(host, &mut control, &offer, &halt).and_then(|vm| {
         let links = visit.links(&mut control, &offer, &halt)?;
-        Prepared::new(vm, offer, links, &halt)
+        Prepared::new(vm, offer, links, reception.landed(), &halt)
     });
     let ready = match result {
         Ok(ready) => ready,
@@ -198,6 +198,7 @@ impl<V: DestinationVm> Prepared<V> {
         mut vm: V,
         offer: Offer,
         links: links::DataLinks,
+        landed: &Arc<AtomicU64>,
         halt: &Interrupt,
     ) -> Result<Prepared<V>, ReceiveError<V>> {
         let faults = match links.urgent {
@@ -215,8 +216,8 @@ impl<V: DestinationVm> Prepared<V> {
             }
             _ => None,
         };
-        let bulk =
-            BulkReceiver::spawn(links.bulk, vm.pages(), offer.digest, halt).map_err(ReceiveError::Thread)?;
+        let bulk = BulkReceiver::spawn(links.bulk, vm.pages(), offer.digest, landed, halt)
+            .map_err(ReceiveError::Thread)?;
         let may_miss = faults.is_some();
         let room = if may_miss { PageSet::all(offer.vm.page_count) } else { PageSet::none() };
         let along = Staging::of(if may_miss { MAX_PAGES_ALONG as u64 } else { 0 });
@@ -292,6 +293,11 @@ impl<V: DestinationVm> Prepared<V> {
         self.vm.load_state(&message.state).map_err(ReceiveError::Load)?;
         let load_us = micros(begin.elapsed());
         control.send(&FromDestination::Loaded(LoadTimes { pages_us, verify_us, load_us }))?;
+        // While the word to start is on its way: whoever looks sees what came before, then what the guest writes here.
+        if let Some(console) = self.vm.console() {
+            console.add(&std::mem::take(&mut self.offer.console));
+            console.add(&message.console);
+        }
         Ok(arrivals)
     }
 

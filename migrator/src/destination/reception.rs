@@ -13,7 +13,10 @@ use std::{
     io,
     net::IpAddr,
     os::fd::{AsFd, OwnedFd},
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::{self, Builder, Scope},
     time::{Duration, Instant},
 };
@@ -45,6 +48,7 @@ const MAX_CALLERS: usize = 16;
 /// Accepts and greets callers, also while a VM is arriving.
 pub struct Reception<'a> {
     desk: &'a Desk,
+    landed: Arc<AtomicU64>,
 }
 
 /// A VM that wants to come, and its control link. Others hear "busy" until this is dropped.
@@ -109,8 +113,13 @@ impl Reception<'_> {
             if let Err(error) = Builder::new().name("reception".to_owned()).spawn_scoped(scope, accepts) {
                 desk.lock().failed = Some(error);
             }
-            serve(&Reception { desk })
+            serve(&Reception { desk, landed: Arc::default() })
         })
+    }
+
+    /// Pages that have come for the VM that is arriving, counted each time they come.
+    pub fn landed(&self) -> &Arc<AtomicU64> {
+        &self.landed
     }
 
     /// Waits for a source with an offer.
@@ -119,6 +128,7 @@ impl Reception<'_> {
         loop {
             let offered = state.arriving.as_mut().and_then(|arriving| arriving.offered.take());
             if let Some((mut control, offer)) = offered {
+                self.landed.store(0, Ordering::Relaxed);
                 control.wire().set_interrupt(halt);
                 control.wire().set_patience(None);
                 return Ok((Visit { desk: self.desk }, control, offer));

@@ -68,7 +68,7 @@ fn land(bytes: Vec<u8>, frames: &[ScriptFrame], mode: u8) -> bool {
     let vm = empty_machine(|_| true);
     let pages = DestinationVm::pages(&vm);
     let (mut wire, _peer) = link(bytes, mode);
-    let mut landing = Landing::new(&*pages, mode & 0x20 != 0);
+    let mut landing = Landing::new(&*pages, mode & 0x20 != 0, &std::sync::Arc::default());
     let received = PageSink::new(PAGES).receive_stage(&mut *wire, &mut landing);
     if received.is_err() || says_something_else(frames) {
         return false;

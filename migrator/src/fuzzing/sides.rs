@@ -156,7 +156,8 @@ fn source_says(script: &mut Script<'_>, step: u8) -> Option<Vec<u8>> {
         3 => {
             let (state, missing) = (state(script), missing(script));
             let ((along, bytes), digest) = (along(script), digest(script));
-            let message = FromSource::State(StateMessage { state, missing, along, digest });
+            let message =
+                FromSource::State(StateMessage { state, missing, along, digest, console: Vec::new() });
             return Some([encode_message(&message).expect("a short message"), bytes].concat());
         }
         4 => FromSource::Start { valid_ms: 60_000 },
@@ -181,6 +182,7 @@ fn offer(script: &mut Script<'_>) -> FromSource {
         populate: how & 2 != 0,
         digest: how & 4 != 0,
         rehearsal: state(script),
+        console: b"hello".to_vec(),
     })
 }
 

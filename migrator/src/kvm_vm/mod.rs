@@ -16,7 +16,10 @@ use self::{
 };
 use crate::{
     pages::{GuestPages, PageNumber, PageSet},
-    vm::{Announcer, DestinationVm, MissingPages, Network, PAGES_MISSING, SourceVm, VmDescription, VmError},
+    vm::{
+        Announcer, ConsoleHistory, DestinationVm, KeptConsole, MissingPages, Network, PAGES_MISSING,
+        SourceVm, VmDescription, VmError,
+    },
 };
 
 mod host;
@@ -34,6 +37,7 @@ pub struct KvmVm {
     pages: Arc<KvmPages>,
     /// It came here paused: where it is was not announced yet.
     is_unannounced: bool,
+    console: KeptConsole,
 }
 
 /// What a destination must know of the kind.
@@ -56,7 +60,14 @@ impl KvmVm {
     ) -> Result<KvmVm, VmError> {
         let vm = Vm::new(config, cpu, backends).map_err(VmError::new("make a machine"))?;
         let pages = Arc::new(KvmPages(vm.memory().clone()));
-        Ok(KvmVm { name: name.to_owned(), image: None, vm, pages, is_unannounced: false })
+        Ok(KvmVm {
+            name: name.to_owned(),
+            image: None,
+            vm,
+            pages,
+            is_unannounced: false,
+            console: KeptConsole::default(),
+        })
     }
 
     /// Says what was booted in it, for whoever lists VMs where it goes.
@@ -67,6 +78,11 @@ impl KvmVm {
     /// The machine itself, for what is no concern of a migration.
     pub fn machine(&self) -> &Vm {
         &self.vm
+    }
+
+    /// Where it finds what its guest wrote to its console.
+    pub fn kept_console(&self) -> &KeptConsole {
+        &self.console
     }
 
     /// A guest whose memory has holes is never run, saved or sent from here: what is missing would become zeros.
@@ -162,6 +178,10 @@ impl SourceVm for KvmVm {
     fn network(&self) -> Option<Arc<dyn Network>> {
         network(&self.vm)
     }
+
+    fn console(&self) -> Option<Arc<dyn ConsoleHistory>> {
+        self.console.get()
+    }
 }
 
 impl DestinationVm for KvmVm {
@@ -189,6 +209,10 @@ impl DestinationVm for KvmVm {
 
     fn network(&self) -> Option<Arc<dyn Network>> {
         network(&self.vm)
+    }
+
+    fn console(&self) -> Option<Arc<dyn ConsoleHistory>> {
+        self.console.get()
     }
 
     fn claim(&mut self) -> Result<(), VmError> {

@@ -14,6 +14,8 @@ pub struct BalloonReport {
     /// How much the guest says is in it, in bytes. It takes its time, gives no more than it can spare, and takes pages
     /// back by itself before it runs out of memory.
     pub actual_bytes: u64,
+    /// Whether the guest has a driver for it that works. Without one nothing happens.
+    pub has_driver: bool,
 }
 
 #[cfg(feature = "kvm")]
@@ -21,6 +23,6 @@ impl BalloonReport {
     pub(super) fn of(port: &vmm::BalloonPort) -> BalloonReport {
         let [target_bytes, actual_bytes] =
             [port.target_pages(), port.actual_pages()].map(|pages| u64::from(pages) * PAGE_SIZE as u64);
-        BalloonReport { target_bytes, actual_bytes }
+        BalloonReport { target_bytes, actual_bytes, has_driver: port.has_driver() }
     }
 }

@@ -3,13 +3,18 @@
 use std::{io::Write, sync::Arc};
 
 use super::{BalloonReport, CheckReport, Footprint, GuestReport, Machine, UnavailableGuest, telemetry};
-use crate::{pages::GuestPages, sim::SimObserver, vm::SourceVm};
+use crate::{
+    pages::GuestPages,
+    sim::SimObserver,
+    vm::{ConsoleHistory, KeptConsole, SourceVm},
+};
 
 /// Handles on a machine and the guest in it.
 #[derive(Clone)]
 pub struct Handles {
     footprint: Footprint,
     page_count: u64,
+    console: KeptConsole,
     guest: Guest,
 }
 
@@ -48,7 +53,12 @@ impl Machine {
             },
             Machine::Simulated(vm) => Guest::Simulated(vm.observer()),
         };
-        Handles { footprint: Footprint::of(&*pages), page_count: pages.page_count(), guest }
+        let console = match self {
+            #[cfg(feature = "kvm")]
+            Machine::Kvm(vm) => vm.kept_console().clone(),
+            Machine::Simulated(vm) => vm.kept_console().clone(),
+        };
+        Handles { footprint: Footprint::of(&*pages), page_count: pages.page_count(), console, guest }
     }
 }
 
@@ -68,20 +78,22 @@ impl Handles {
         match &self.guest {
             #[cfg(feature = "kvm")]
             Guest::Kvm { console, .. } => console.set_output(sink),
-            Guest::Simulated(_) => {
-                let mut sink = sink;
-                // Nobody else will write there; a sink that is full or gone loses only these words.
-                sink.write_all(b"A simulated guest has no console.\r\n").ok();
-            }
+            Guest::Simulated(guest) => guest.set_console_output(sink),
         }
     }
 
-    /// Types into the guest's console. Returns how many bytes were taken.
+    /// What the guest writes to its console is kept there, and goes along when it is moved.
+    pub fn keep_console(&self, history: Arc<dyn ConsoleHistory>) {
+        self.console.keep(history);
+    }
+
+    /// Types into the guest's console. Returns how many bytes were taken: none that would not be part of a state that was
+    /// saved meanwhile.
     pub fn type_in(&self, bytes: &[u8]) -> usize {
         match &self.guest {
             #[cfg(feature = "kvm")]
             Guest::Kvm { console, .. } => console.write(bytes),
-            Guest::Simulated(_) => bytes.len(),
+            Guest::Simulated(guest) => guest.type_in(bytes),
         }
     }
 

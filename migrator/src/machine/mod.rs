@@ -29,7 +29,7 @@ use crate::kvm_vm::KvmVm;
 use crate::{
     pages::{GuestPages, PageNumber, PageSet},
     sim::SimVm,
-    vm::{DestinationVm, MissingPages, Network, SourceVm, VmDescription, VmError},
+    vm::{ConsoleHistory, DestinationVm, MissingPages, Network, SourceVm, VmDescription, VmError},
 };
 
 /// A machine of either kind.
@@ -100,6 +100,10 @@ impl SourceVm for Machine {
     fn network(&self) -> Option<Arc<dyn Network>> {
         whichever!(self, vm => SourceVm::network(&**vm))
     }
+
+    fn console(&self) -> Option<Arc<dyn ConsoleHistory>> {
+        whichever!(self, vm => SourceVm::console(&**vm))
+    }
 }
 
 impl DestinationVm for Machine {
@@ -125,6 +129,10 @@ impl DestinationVm for Machine {
 
     fn network(&self) -> Option<Arc<dyn Network>> {
         whichever!(self, vm => DestinationVm::network(&**vm))
+    }
+
+    fn console(&self) -> Option<Arc<dyn ConsoleHistory>> {
+        whichever!(self, vm => DestinationVm::console(&**vm))
     }
 
     fn claim(&mut self) -> Result<(), VmError> {

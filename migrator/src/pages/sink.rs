@@ -1,6 +1,12 @@
 //! The destination's end of a bulk or urgent link: frames in, bytes scattered straight into place.
 
-use std::io;
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use thiserror::Error;
 
@@ -139,13 +145,14 @@ pub struct Landing<'a> {
     written: PageSet,
     /// The digest of what is there, if it is to be kept.
     digest: Option<Digest>,
+    landed: Arc<AtomicU64>,
 }
 
 impl<'a> Landing<'a> {
-    /// Into memory that is all zeros.
-    pub fn new(pages: &'a dyn GuestPages, keep_digest: bool) -> Landing<'a> {
+    /// Into memory that is all zeros. What lands is counted in `landed`, in pages, each time it comes.
+    pub fn new(pages: &'a dyn GuestPages, keep_digest: bool, landed: &Arc<AtomicU64>) -> Landing<'a> {
         let written = PageSet::empty(pages.page_count());
-        Landing { pages, written, digest: keep_digest.then(Digest::default) }
+        Landing { pages, written, digest: keep_digest.then(Digest::default), landed: landed.clone() }
     }
 
     /// The digest of all that has landed, if it was kept.
@@ -168,6 +175,8 @@ impl<'a> Landing<'a> {
                 }
             }
         }
+        let came = frame.segments.iter().map(|(_, run)| run.count).sum();
+        self.landed.fetch_add(came, Ordering::Relaxed);
         frame.raw_runs().for_each(|run| self.written.insert_run(run));
         for run in frame.zero_runs() {
             let zeroed = run.pages().filter(|&page| self.written.contains(page));

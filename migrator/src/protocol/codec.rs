@@ -224,6 +224,7 @@ mod tests {
             missing: Missing::Runs(vec![(1, 2), (9, 3)]),
             along: Along { pages: vec![7], digest: Digest(9) },
             digest: Some(Digest(5)),
+            console: b"hello".to_vec(),
         })
     }
 

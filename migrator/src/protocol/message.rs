@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::codec::{MAX_MESSAGE_BYTES, Words};
 use crate::{
     pages::{Digest, PageNumber, PageRun, PageSet},
-    vm::VmDescription,
+    vm::{CONSOLE_BYTES, VmDescription},
 };
 
 /// The longest reason of a peer that is shown, in characters.
@@ -34,6 +34,15 @@ fn printable(words: &str) -> String {
 
 fn printable_reason<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     String::deserialize(from).map(|words| printable(&words))
+}
+
+/// No longer than one is kept.
+fn console<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+    let bytes: Vec<u8> = serde_bytes::deserialize(from)?;
+    match bytes.len() {
+        0..=CONSOLE_BYTES => Ok(bytes),
+        length => Err(serde::de::Error::invalid_length(length, &"a console's history of 64 KiB at most")),
+    }
 }
 
 /// The most pages that come along with a state.
@@ -144,6 +153,9 @@ pub struct Offer {
     /// load the real one is warm.
     #[serde(with = "serde_bytes")]
     pub rehearsal: Vec<u8>,
+    /// What the guest wrote to its console last, at most [`CONSOLE_BYTES`].
+    #[serde(serialize_with = "serde_bytes::serialize", deserialize_with = "console")]
+    pub console: Vec<u8>,
 }
 
 /// Which pages are missing when the guest starts.
@@ -202,6 +214,9 @@ pub struct StateMessage {
     pub along: Along,
     /// The digest of all memory at the pause, to be compared before the guest runs on.
     pub digest: Option<Digest>,
+    /// What it has written to its console since the offer, at most [`CONSOLE_BYTES`].
+    #[serde(serialize_with = "serde_bytes::serialize", deserialize_with = "console")]
+    pub console: Vec<u8>,
 }
 
 /// Pages whose bytes follow the message on its link, one after the other: they go from guest memory to the socket, and
@@ -266,6 +281,26 @@ mod tests {
         for runs in [[(0, 5), (97, 4)], [(5, 5), (9, 1)], [(5, 5), (0, 1)], [(0, 1), (u64::MAX, 2)]] {
             assert_eq!(Missing::Runs(runs.to_vec()).put_into(&mut PageSet::empty(100)), None, "{runs:?}");
         }
+    }
+
+    #[test]
+    fn entry_22_a_consoles_history_survives_the_wire_and_is_bounded() {
+        let received = |length| {
+            let state = StateMessage {
+                state: vec![1, 2],
+                missing: Missing::Nothing,
+                along: Along::default(),
+                digest: None,
+                console: vec![b'x'; length],
+            };
+            let sent = FromSource::State(state);
+            let bytes = postcard::to_stdvec(&sent).unwrap();
+            postcard::from_bytes::<FromSource>(&bytes).map(|received| assert_eq!(received, sent))
+        };
+        for length in [0, 1, CONSOLE_BYTES] {
+            received(length).unwrap();
+        }
+        assert!(received(CONSOLE_BYTES + 1).is_err());
     }
 
     fn received(reason: &str) -> String {

@@ -44,7 +44,12 @@ pub struct SimGuest {
     /// booted. Only a guest that runs in real time looks at the clock.
     pub longest_gap_ns: u64,
     pub(super) last_step_ns: u64,
+    /// The line that is being typed.
+    typed: Vec<u8>,
 }
+
+/// The longest line that a guest hears; what is longer goes on as another.
+const MAX_LINE_BYTES: usize = 256;
 
 /// The host writes its clock here when it loads a state, as KVM does; the guest never reads it.
 pub(super) const CLOCK_PAGE: u64 = 0;
@@ -91,6 +96,7 @@ impl SimGuest {
             first_error: None,
             longest_gap_ns: 0,
             last_step_ns: 0,
+            typed: Vec::new(),
         }
     }
 
@@ -147,6 +153,23 @@ impl SimGuest {
         }
         self.frames_lost += number - self.next_frame;
         self.next_frame = number + 1;
+    }
+
+    /// Something is typed. Returns what it says to that: each line again.
+    pub(super) fn hear(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut answer = Vec::new();
+        for &byte in bytes {
+            let is_end = matches!(byte, b'\r' | b'\n');
+            if !is_end {
+                self.typed.push(byte);
+            }
+            if is_end || self.typed.len() == MAX_LINE_BYTES {
+                answer.extend(b"heard ");
+                answer.append(&mut self.typed);
+                answer.extend(b"\r\n");
+            }
+        }
+        answer
     }
 
     fn found(&mut self, page: u64) {

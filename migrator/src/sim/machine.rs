@@ -1,9 +1,10 @@
 //! The part of a simulated machine that its guest, the engine and the machine's owner share.
 
 use std::{
-    io, mem,
+    io::{self, Write},
+    mem,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -28,6 +29,7 @@ pub(super) struct Shared {
     machine: Mutex<Machine>,
     /// How often memory was looked at: what a repeatable guest lives by.
     looks: AtomicU64,
+    console: Mutex<Option<Box<dyn Write + Send>>>,
 }
 
 #[derive(Default)]
@@ -48,11 +50,43 @@ impl Shared {
             missing,
             machine: Mutex::default(),
             looks: AtomicU64::new(0),
+            console: Mutex::default(),
         })
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Machine> {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
+        self.deliver(&mut machine);
+        machine
+    }
+
+    /// Gives a guest that runs what waits for it.
+    fn deliver(&self, machine: &mut Machine) {
+        if machine.running
+            && let Some(guest) = machine.guest.as_mut()
+        {
+            self.network.lock().backlog.drain(..).for_each(|number| guest.receive_frame(number));
+        }
+    }
+
+    /// The guest writes to its console. A sink that is full or gone loses only these words.
+    pub fn say(&self, words: &[u8]) {
+        if let Some(sink) = &mut *self.console.lock().unwrap_or_else(PoisonError::into_inner) {
+            sink.write_all(words).ok();
+        }
+    }
+
+    pub fn set_console_output(&self, sink: Box<dyn Write + Send>) {
+        *self.console.lock().unwrap_or_else(PoisonError::into_inner) = Some(sink);
+    }
+
+    /// As [`Shared::lock`]; nothing while somebody has it, who may wait for a page.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, Machine>> {
+        match self.machine.try_lock() {
+            Ok(machine) => Some(machine),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     pub fn has_network(&self) -> bool {
@@ -158,11 +192,10 @@ impl Network for Shared {
 
     fn inject(&self, _: u16, frame: &[u8]) -> Result<(), VmError> {
         let Some(number) = network::decode(frame) else { return Ok(()) };
-        let mut machine = self.lock();
-        let running = machine.running;
-        match machine.guest.as_mut().filter(|_| running) {
-            Some(guest) => guest.receive_frame(number),
-            None => self.network.lock().backlog.push(number),
+        self.network.lock().backlog.push(number);
+        // A guest that waits for a missing page has the machine locked: it is given its frames later, by the next to lock it.
+        if let Ok(mut machine) = self.machine.try_lock() {
+            self.deliver(&mut machine);
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::Write,
     sync::Arc,
     thread::{Builder, JoinHandle},
     time::Duration,
@@ -16,7 +17,10 @@ use super::{
 };
 use crate::{
     pages::{GuestPages, PAGE_SIZE, PageNumber, PageSet},
-    vm::{DestinationVm, MissingPages, Network, PAGES_MISSING, SourceVm, VmDescription, VmError},
+    vm::{
+        ConsoleHistory, DestinationVm, KeptConsole, MissingPages, Network, PAGES_MISSING, SourceVm,
+        VmDescription, VmError,
+    },
 };
 
 /// The kind of machine, as descriptions name it.
@@ -55,6 +59,7 @@ pub struct SimVm {
     faults: BTreeMap<Fault, u32>,
     /// How long each bite of its memory takes to be backed.
     pub(super) populate_nap: Duration,
+    console: KeptConsole,
 }
 
 /// Looks at a simulated guest while its machine is borrowed.
@@ -75,6 +80,23 @@ impl SimObserver {
         let mut world = World { memory: &self.0.memory, missing: &self.0.missing, log: log.as_mut() };
         guest.check_all(&mut world).ok()?;
         Some(guest.clone())
+    }
+
+    /// Types into the guest's console, which says each line again. Returns how many bytes were taken: all, or none while
+    /// it does not run or is busy. Never waits.
+    pub fn type_in(&self, bytes: &[u8]) -> usize {
+        let Some(mut machine) = self.0.try_lock() else { return 0 };
+        let running = machine.running;
+        let Some(guest) = machine.guest.as_mut().filter(|_| running) else { return 0 };
+        let answer = guest.hear(bytes);
+        // Under the machine's lock: what a guest said is there before its state is saved.
+        self.0.say(&answer);
+        bytes.len()
+    }
+
+    /// Sends what the guest writes to its console to `sink`, which must not block.
+    pub fn set_console_output(&self, sink: Box<dyn Write + Send>) {
+        self.0.set_console_output(sink);
     }
 }
 
@@ -110,6 +132,7 @@ impl SimVm {
             thread: None,
             faults: BTreeMap::new(),
             populate_nap: Duration::ZERO,
+            console: KeptConsole::default(),
         })
     }
 
@@ -161,6 +184,11 @@ impl SimVm {
     pub fn frames_ahead(&self) -> (bool, bool) {
         let network = self.shared.network.lock();
         (network.is_ahead, network.was_ahead)
+    }
+
+    /// Where it finds what its guest wrote to its console.
+    pub fn kept_console(&self) -> &KeptConsole {
+        &self.console
     }
 
     /// How often the network was told that the guest is here.
@@ -263,6 +291,10 @@ impl SourceVm for SimVm {
         self.shared.has_network().then(|| self.shared.clone() as Arc<dyn Network>)
     }
 
+    fn console(&self) -> Option<Arc<dyn ConsoleHistory>> {
+        self.console.get()
+    }
+
     fn save_state(&mut self) -> Result<Vec<u8>, VmError> {
         self.check_whole("save the state")?;
         self.trip(Fault::Save, "save the state")?;
@@ -331,6 +363,10 @@ impl DestinationVm for SimVm {
 
     fn network(&self) -> Option<Arc<dyn Network>> {
         self.shared.has_network().then(|| self.shared.clone() as Arc<dyn Network>)
+    }
+
+    fn console(&self) -> Option<Arc<dyn ConsoleHistory>> {
+        self.console.get()
     }
 
     fn claim(&mut self) -> Result<(), VmError> {

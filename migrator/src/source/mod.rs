@@ -42,7 +42,7 @@ use crate::{
     timeline::{Look, Round, Timeline, micros},
     transport::{Connector, Interrupt},
     urgent::{Priority, at_priority, set_priority},
-    vm::{FramesAhead, SourceVm},
+    vm::{ConsoleToGo, FramesAhead, SourceVm},
 };
 use carry::Carrier;
 pub(crate) use carry::Carrying;
@@ -70,6 +70,7 @@ pub struct Migration<'vm> {
     pub(crate) bulk: PageStream,
     pub(crate) server: Option<PageServer>,
     pub(crate) carrier: Option<Carrier>,
+    pub(crate) console: ConsoleToGo,
     pub(crate) options: Options,
     pub(crate) progress: Arc<Progress>,
     pub(crate) timeline: Timeline,

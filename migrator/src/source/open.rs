@@ -18,7 +18,7 @@ use crate::{
     strategy::Needs,
     timeline::{DowntimeParts, Timeline, micros},
     transport::{Connector, Interrupt, Lane, Limit, Throttle, Wire},
-    vm::{PausedVm, SourceVm},
+    vm::{ConsoleToGo, PausedVm, SourceVm},
 };
 
 /// How long it may take to make a machine and back its memory.
@@ -91,7 +91,7 @@ impl<'vm> Migration<'vm> {
             }
         };
         timeline.ready = Some(Instant::now());
-        let Ready { pages, bulk, server, carrier, fixed } = ready;
+        let Ready { pages, bulk, server, carrier, console, fixed } = ready;
         Ok(Migration {
             page_count: pages.page_count(),
             looked_at: PageSet::empty(pages.page_count()),
@@ -103,6 +103,7 @@ impl<'vm> Migration<'vm> {
             bulk,
             server,
             carrier,
+            console,
             options: options.clone(),
             progress: progress.clone(),
             timeline,
@@ -118,6 +119,7 @@ struct Ready {
     bulk: PageStream,
     server: Option<PageServer>,
     carrier: Option<Carrier>,
+    console: ConsoleToGo,
     fixed: Fixed,
 }
 
@@ -134,7 +136,8 @@ fn make_ready(
     progress.begin(Phase::Preparing, 0);
     let pages = vm.pages();
     let Rehearsal { state, pause, save_state } = rehearse(vm)?;
-    let load = offer(control, vm, needs, options, state)?;
+    let mut console = ConsoleToGo::of(vm);
+    let load = offer(control, vm, needs, options, state, console.next())?;
     let throttle = options.max_bandwidth.map(|rate| Arc::new(Throttle::new(rate)));
     let limit =
         |lane| throttle.clone().map(|throttle| Limit { throttle, lane, interrupt: interrupt.clone() });
@@ -157,7 +160,7 @@ fn make_ready(
     };
     control.wire().set_patience(Some(links.patience));
     let fixed = Fixed { pause, save_state, load, round_trip: probe(control)? };
-    Ok(Ready { pages, bulk, server, carrier, fixed })
+    Ok(Ready { pages, bulk, server, carrier, console, fixed })
 }
 
 pub(super) struct Links<'a> {
@@ -245,6 +248,7 @@ fn offer(
     needs: Needs,
     options: &Options,
     rehearsal: Vec<u8>,
+    console: Vec<u8>,
 ) -> Result<Duration, MigrateError> {
     control.wire().set_patience(Some(OFFER_PATIENCE));
     control.send(&FromSource::Offer(Offer {
@@ -260,6 +264,7 @@ fn offer(
             Verify::AfterStart => true,
         },
         rehearsal,
+        console,
     }))?;
     match control.receive()? {
         FromDestination::Accepted { load_us } => Ok(Duration::from_micros(load_us)),

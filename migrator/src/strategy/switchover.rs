@@ -149,7 +149,8 @@ impl Migration<'_> {
         let digested = Instant::now();
 
         let (along, along_bytes) = take_along(&*self.pages, &paused_vm.first_pages(), &mut missing);
-        let message = StateMessage { state, missing: Missing::from_set(&missing), along, digest };
+        let (missing_runs, console) = (Missing::from_set(&missing), self.console.next());
+        let message = StateMessage { state, missing: missing_runs, along, digest, console };
         self.control.send_with(&FromSource::State(message), &along_bytes)?;
         // While the state is on its way: nothing is requested before it is there.
         at_source.begin_serving(&missing, self.server.as_ref());

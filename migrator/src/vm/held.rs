@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Network, SourceVm, VmDescription, VmError};
+use super::{ConsoleHistory, Network, SourceVm, VmDescription, VmError};
 use crate::pages::{GuestPages, PageNumber, PageSet};
 
 /// A paused VM, for a migration. Whatever the engine asks, it stands still, as it is paused already; what
@@ -44,6 +44,10 @@ impl SourceVm for HeldVm<'_> {
 
     fn network(&self) -> Option<Arc<dyn Network>> {
         self.0.network()
+    }
+
+    fn console(&self) -> Option<Arc<dyn ConsoleHistory>> {
+        self.0.console()
     }
 
     fn save_state(&mut self) -> Result<Vec<u8>, VmError> {

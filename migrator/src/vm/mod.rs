@@ -7,8 +7,9 @@ use std::{error::Error, os::fd::BorrowedFd, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub(crate) use self::{ahead::FramesAhead, announcer::Announcer};
+pub(crate) use self::{ahead::FramesAhead, announcer::Announcer, console::ConsoleToGo};
 pub use self::{
+    console::{CONSOLE_BYTES, ConsoleHistory, KeptConsole},
     held::HeldVm,
     name::{MAX_NAME_BYTES, is_name},
     paused::{PausedVm, RelinquishedVm},
@@ -17,6 +18,7 @@ use crate::pages::{GuestPages, PageNumber, PageRun, PageSet};
 
 mod ahead;
 mod announcer;
+mod console;
 mod held;
 mod name;
 mod paused;
@@ -109,6 +111,11 @@ pub trait SourceVm: Send {
     /// Its network on this host, if it has one: a handle of its own, for when the guest was given up.
     fn network(&self) -> Option<Arc<dyn Network>>;
 
+    /// What it wrote to its console, if that is kept: a handle of its own.
+    fn console(&self) -> Option<Arc<dyn ConsoleHistory>> {
+        None
+    }
+
     /// All state but memory. Paused only. May dirty memory: take the dirty pages after it.
     ///
     /// # Errors
@@ -159,6 +166,11 @@ pub trait DestinationVm: Send {
 
     /// Its network on this host, if it has one.
     fn network(&self) -> Option<Arc<dyn Network>>;
+
+    /// Where what the guest wrote to its console before is to be seen, if anywhere.
+    fn console(&self) -> Option<Arc<dyn ConsoleHistory>> {
+        None
+    }
 
     /// Takes what only one machine may hold, which the source has let go of. It is given up again with the machine.
     ///

@@ -109,7 +109,26 @@ impl Host {
     }
 
     pub fn await_status(&self, name: &str, wanted: &str) {
-        await_that(&format!("{name} is {wanted}"), || self.status(name) == wanted);
+        let begin = Instant::now();
+        while self.status(name) != wanted {
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "{name} is not {wanted} within {PATIENCE:?}: {}",
+                self.all_there_is()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What every VM here says of itself, for who has to find out why a test failed.
+    fn all_there_is(&self) -> String {
+        let names = self.ferry(&["ps", "--json"]);
+        let names: Vec<Value> = serde_json::from_str(&names.stdout).unwrap_or_default();
+        names
+            .iter()
+            .filter_map(|vm| vm["name"].as_str())
+            .map(|name| self.ferry(&["info", name, "--json"]).stdout)
+            .collect()
     }
 
     /// The guest lives here: it makes steps, and finds all of its memory right.

@@ -5,10 +5,12 @@
 
 mod after_handover;
 mod bad_input;
+mod console;
 mod ferry;
 mod full_disk;
 mod in_doubt;
 mod lifecycle;
+mod listed;
 mod migrate;
 mod on_kvm;
 mod openapi;

@@ -222,9 +222,10 @@ fn entry_10_callers_who_trickle_are_turned_away_and_the_next_is_served() {
             other.shutdown(std::net::Shutdown::Both).ok();
             sender.join().unwrap();
         }
+        let mut next = TcpStream::connect(address).unwrap();
+        next.write_all(&greeting.encode()).unwrap();
+        next.read_exact(&mut [0; GREETING_BYTES]).unwrap();
     });
-    assert!(
-        error.to_string().contains("control link") || matches!(error, ReceiveError::Message(_)),
-        "{error}"
-    );
+    // Nobody offered anything: it still waits when the test ends it.
+    assert!(matches!(error, ReceiveError::Accept(_)), "{error}");
 }

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use crate::one_guest::{assert_memory_right, boot};
+use crate::{
+    one_guest::{assert_memory_right, boot},
+    waiting::offer,
+};
 use migrator::{
     destination::receive,
     options::Options,
@@ -90,8 +93,8 @@ fn entry_11_a_source_that_vanishes_is_noticed() {
         let mut stream = TcpStream::connect(host_and_port).unwrap();
         stream.write_all(&Greeting { migration: [1; 16], role: Role::Control }.encode()).unwrap();
         stream.read_exact(&mut [0; GREETING_BYTES]).unwrap();
-        // The beginning of a message whose rest never comes.
-        stream.write_all(&encode_message(&FromSource::Probe).unwrap()[..3]).unwrap();
+        // Its other links never come.
+        stream.write_all(&encode_message(&FromSource::Offer(offer("gone", false))).unwrap()).unwrap();
         thread::sleep(Duration::from_millis(100));
         vanish(&stream);
         let error = received.join().unwrap().err().expect("nothing arrived");

@@ -194,7 +194,7 @@ impl Peer {
     }
 }
 
-fn offer(name: &str, populate: bool) -> Offer {
+pub fn offer(name: &str, populate: bool) -> Offer {
     // Memory that takes ten seconds to be backed, a bite at a time.
     let mut vm = SimVm::boot(name, if populate { 64 * 500 } else { PAGES }, crate::one_guest::workload(1))
         .expect("memory");
@@ -208,6 +208,7 @@ fn offer(name: &str, populate: bool) -> Offer {
         populate,
         digest: false,
         rehearsal,
+        console: Vec::new(),
     }
 }
 

@@ -71,6 +71,8 @@ struct Inner {
     uart: Serial<InterruptLine, NoEvents, Output>,
     /// Input the UART has no room for yet.
     waiting: VecDeque<u8>,
+    /// Not between a save or a restore and the next start: what came then would be lost.
+    takes_input: bool,
 }
 
 /// Where output goes. Its failures are not the guest's business: a UART cannot fail.
@@ -80,11 +82,13 @@ impl SerialPort {
     pub(crate) fn new(vm: Arc<VmFd>) -> SerialPort {
         let line = InterruptLine::new(vm, INTERRUPT_LINE);
         let uart = Serial::new(line.clone(), Output(Box::new(io::sink())));
-        SerialPort { line, inner: Mutex::new(Inner { uart, waiting: VecDeque::new() }) }
+        SerialPort { line, inner: Mutex::new(Inner { uart, waiting: VecDeque::new(), takes_input: true }) }
     }
 
+    /// What is typed from here on is not part of this state, so nothing is taken until the machine runs.
     pub(crate) fn save(&self) -> SerialState {
-        let inner = self.lock();
+        let mut inner = self.lock();
+        inner.takes_input = false;
         let uart = inner.uart.state();
         SerialState {
             baud_divisor: [uart.baud_divisor_low, uart.baud_divisor_high],
@@ -120,7 +124,13 @@ impl SerialPort {
         let limit = SerialStateError { bytes: state.fifo.len(), limit: FIFO_BYTES };
         inner.uart = Serial::from_state(&uart, self.line.clone(), NoEvents, output).map_err(|_| limit)?;
         inner.waiting = state.waiting.iter().copied().collect();
+        inner.takes_input = false;
         Ok(())
+    }
+
+    /// The machine runs.
+    pub(crate) fn take_input(&self) {
+        self.lock().takes_input = true;
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -209,13 +219,17 @@ impl Console {
     }
 
     /// Types `bytes` into the guest's console. Returns how many were taken: fewer than given once
-    /// [`MAX_WAITING_INPUT_BYTES`] wait to be read. What is typed after the machine's state was saved is not part of it.
+    /// [`MAX_WAITING_INPUT_BYTES`] wait to be read, and none from when the machine's state was saved, or restored, until it
+    /// runs: they would not be part of that state.
     pub fn write(&self, bytes: &[u8]) -> usize {
         let port = match &self.port {
             Port::Serial(port) => port,
             Port::Virtio(port) => return port.write(bytes),
         };
         let mut inner = port.lock();
+        if !inner.takes_input {
+            return 0;
+        }
         let taken = bytes.len().min(MAX_WAITING_INPUT_BYTES - inner.waiting.len());
         inner.waiting.extend(&bytes[..taken]);
         inner.feed();

@@ -32,6 +32,7 @@ use self::parking::{Order, Parking};
 use self::state::{StateBuffers, VcpuRestoreError, VcpuState};
 use self::thread::VcpuThread;
 use self::tsc::{Gap, Reference};
+pub(crate) use self::xsave::xsave_bytes;
 use crate::cpu::{CpuModel, vcpu_leaves};
 use crate::devices::Bus;
 use crate::event::EventSender;

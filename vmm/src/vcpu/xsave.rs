@@ -18,9 +18,8 @@ impl ExtendedRegisters {
     /// As large as this host's KVM asks for.
     pub(super) fn of(vm: &VmFd) -> ExtendedRegisters {
         let asked = vm.check_extension_int(Cap::Xsave2);
-        let plain = size_of::<kvm_xsave>();
-        let bytes = usize::try_from(asked).unwrap_or(0).max(plain);
-        let extra = (bytes - plain).div_ceil(size_of::<u32>());
+        let bytes = xsave_bytes(asked);
+        let extra = (bytes - size_of::<kvm_xsave>()).div_ceil(size_of::<u32>());
         let area = Xsave::new(extra).expect("an area of some KiB");
         ExtendedRegisters { area, bytes, is_version_2: asked > 0 }
     }
@@ -68,6 +67,11 @@ impl ExtendedRegisters {
         // plain 4096 bytes.
         unsafe { vcpu.set_xsave2(&self.area) }.map_err(CallError::of("KVM_SET_XSAVE"))
     }
+}
+
+/// Bytes of extended registers where KVM_CAP_XSAVE2 says `asked`.
+pub(crate) fn xsave_bytes(asked: i32) -> usize {
+    usize::try_from(asked).unwrap_or(0).max(size_of::<kvm_xsave>())
 }
 
 fn extend_with_words(bytes: &mut Vec<u8>, words: &[u32]) {

@@ -56,6 +56,8 @@ impl Vm {
         // vCPUs first: it is their standing still that costs. A device that is not open yet keeps what it is told.
         self.vcpus.iter().for_each(VcpuHandle::run);
         self.devices.open(first);
+        self.serial.take_input();
+        self.devices.consoles().iter().for_each(|console| console.take_input());
     }
 
     /// Stops all vCPUs between two instructions, with no exit outstanding, and drains the devices: each frame or request

@@ -1,7 +1,10 @@
 //! What the machine needs: KVM, its dirty log, userfaultfd, memory.
 
 use super::{Lack, Need, Weight, lack};
-use crate::{cli::units::show_bytes, report::in_words};
+use crate::{
+    cli::units::{show_bytes, show_count},
+    report::in_words,
+};
 
 pub fn needs() -> Vec<Need> {
     let host = vmm::probe();
@@ -34,6 +37,13 @@ pub fn needs() -> Vec<Need> {
             "move only between hosts with the same TSC frequency; Ferry refuses others before anything moves",
         ),
     });
+    // To be compared between two hosts: none of it is a lack.
+    let registers = facts.map_err(|_| without_kvm()).map(|facts| {
+        let has = |has: bool| if has { "yes" } else { "no" };
+        let amx = if facts.has_amx { "yes, and no guest gets it" } else { "no" };
+        let bytes = show_count(facts.xsave_bytes as u64);
+        format!("XSAVE of {bytes} bytes; AVX-512: {}; AMX: {amx}", has(facts.has_avx512))
+    });
     let missing_pages = match &host.missing_pages {
         Ok(()) => Ok("page faults of guests can be served".to_owned()),
         Err(error) => lack("not permitted", in_words(error)),
@@ -65,6 +75,7 @@ pub fn needs() -> Vec<Need> {
         ),
         Need::new("guest clock", Weight::Measuring, "a guest's clock goes on over the downtime", clock),
         Need::new("TSC scaling", Weight::Measuring, "hosts of other frequencies can take a guest", tsc),
+        Need::new("registers", Weight::Measuring, "a guest moves to hosts that have what it uses", registers),
         Need::new("huge pages", Weight::Measuring, "filling and copying guest memory is faster", huge),
         Need::new(
             "memory",

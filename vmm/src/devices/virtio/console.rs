@@ -38,11 +38,19 @@ impl fmt::Debug for Sink {
     }
 }
 
+/// What was typed.
+#[derive(Debug)]
+struct Input {
+    waiting: VecDeque<u8>,
+    /// Not between a save or a restore and the next start: what came then would be lost.
+    is_taken: bool,
+}
+
 /// What the device and its handles share.
 #[derive(Debug)]
 pub(crate) struct ConsolePort {
     /// Never held while guest memory is touched: a page may be missing.
-    waiting: Mutex<VecDeque<u8>>,
+    input: Mutex<Input>,
     sink: Mutex<Sink>,
     /// Wakes the device's worker.
     control: Arc<EventFd>,
@@ -51,10 +59,13 @@ pub(crate) struct ConsolePort {
 impl ConsolePort {
     /// As [`Console::write`](crate::Console::write).
     pub(crate) fn write(&self, bytes: &[u8]) -> usize {
-        let mut waiting = self.waiting();
-        let taken = bytes.len().min(MAX_WAITING_INPUT_BYTES - waiting.len());
-        waiting.extend(&bytes[..taken]);
-        drop(waiting);
+        let mut input = self.input();
+        if !input.is_taken {
+            return 0;
+        }
+        let taken = bytes.len().min(MAX_WAITING_INPUT_BYTES - input.waiting.len());
+        input.waiting.extend(&bytes[..taken]);
+        drop(input);
         // Fails only when the counter is full, and then the worker is awake.
         let _ = self.control.write(1);
         taken
@@ -65,8 +76,13 @@ impl ConsolePort {
         *self.sink() = Sink(sink);
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<u8>> {
-        self.waiting.lock().expect("nothing panics with this lock held")
+    /// The machine runs.
+    pub(crate) fn take_input(&self) {
+        self.input().is_taken = true;
+    }
+
+    fn input(&self) -> MutexGuard<'_, Input> {
+        self.input.lock().expect("nothing panics with this lock held")
     }
 
     fn sink(&self) -> MutexGuard<'_, Sink> {
@@ -78,7 +94,7 @@ impl ConsolePort {
         output.truncate(MAX_OUTPUT_BYTES);
         let mut chunk = [0; CHUNK_BYTES];
         while output.bytes() > 0 {
-            // Out of guest memory first, then to the sink: see `waiting`.
+            // Out of guest memory first, then to the sink: see `input`.
             let length = output.copy_out(0, &mut chunk);
             output.skip(length);
             if output.check_whole().is_err() {
@@ -100,8 +116,8 @@ pub(super) struct ConsoleDevice {
 impl ConsoleDevice {
     /// A console and its port; output goes nowhere until it is told where to.
     pub(super) fn new(control: Arc<EventFd>) -> (ConsoleDevice, Arc<ConsolePort>) {
-        let port =
-            ConsolePort { waiting: Mutex::default(), sink: Mutex::new(Sink(Box::new(io::sink()))), control };
+        let input = Mutex::new(Input { waiting: VecDeque::new(), is_taken: true });
+        let port = ConsolePort { input, sink: Mutex::new(Sink(Box::new(io::sink()))), control };
         let port = Arc::new(port);
         (ConsoleDevice { port: Arc::clone(&port) }, port)
     }
@@ -112,7 +128,7 @@ impl ConsoleDevice {
         let memory = work.memory;
         let mut used = false;
         while queue.is_ready() && !work.hurries() {
-            if self.port.waiting().is_empty() {
+            if self.port.input().waiting.is_empty() {
                 queue.silence(memory)?;
                 break;
             }
@@ -126,10 +142,13 @@ impl ConsoleDevice {
             let written = Chain::walk(memory, chain).map_or(0, |mut chain| {
                 let mut chunk = [0; CHUNK_BYTES];
                 let room = chain.writable.bytes().min(chunk.len());
-                let mut waiting = self.port.waiting();
-                let length = room.min(waiting.len());
-                chunk[..length].iter_mut().zip(waiting.drain(..length)).for_each(|(to, from)| *to = from);
-                drop(waiting);
+                let mut input = self.port.input();
+                let length = room.min(input.waiting.len());
+                chunk[..length]
+                    .iter_mut()
+                    .zip(input.waiting.drain(..length))
+                    .for_each(|(to, from)| *to = from);
+                drop(input);
                 chain.writable.copy_in(0, &chunk[..length])
             });
             queue.push_used(memory, head, written as u32)?;
@@ -166,7 +185,9 @@ impl Function for ConsoleDevice {
     fn reset(&mut self) {}
 
     fn save(&self) -> FunctionState {
-        FunctionState::Console(ConsoleState { waiting: Bytes(self.port.waiting().iter().copied().collect()) })
+        let mut input = self.port.input();
+        input.is_taken = false;
+        FunctionState::Console(ConsoleState { waiting: Bytes(input.waiting.iter().copied().collect()) })
     }
 
     fn check(&self, state: &FunctionState) -> Result<(), FunctionStateError> {
@@ -182,7 +203,7 @@ impl Function for ConsoleDevice {
 
     fn restore(&mut self, state: &FunctionState) {
         let FunctionState::Console(state) = state else { return };
-        *self.port.waiting() = state.waiting.0.iter().copied().collect();
+        *self.port.input() = Input { waiting: state.waiting.0.iter().copied().collect(), is_taken: false };
     }
 }
 
@@ -264,9 +285,12 @@ mod tests {
         driver.set_up(0);
         port.write(b"later");
         let state = first.device.save();
-        let (second, _port) = device(Some(&first));
+        assert_eq!(port.write(b"too late"), 0);
+        let (second, port) = device(Some(&first));
         second.device.check(&state).expect("fits");
         second.device.restore(&state);
+        assert_eq!(port.write(b"too early"), 0);
+        port.take_input();
         second.device.open(true);
         let mut driver = driver.on(Arc::clone(&second.device) as _, &second.memory);
         driver.add(0, &[(BUFFER, 64, true)]);

@@ -5,7 +5,7 @@
 //! afterwards, are dirty, and are not backed any more: whoever moves the guest has nothing to send for them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
@@ -38,6 +38,7 @@ pub(crate) struct BalloonState {
 struct Shared {
     target: AtomicU32,
     actual: AtomicU32,
+    has_driver: AtomicBool,
     /// Wakes the device's worker.
     control: Arc<EventFd>,
 }
@@ -65,6 +66,11 @@ impl BalloonPort {
     pub fn actual_pages(&self) -> u32 {
         self.shared.actual.load(Ordering::SeqCst)
     }
+
+    /// Whether the guest has a driver for it that has begun to work, here.
+    pub fn has_driver(&self) -> bool {
+        self.shared.has_driver.load(Ordering::SeqCst)
+    }
 }
 
 /// The device's side of a balloon.
@@ -78,7 +84,12 @@ pub(super) struct Balloon {
 impl Balloon {
     /// An empty balloon and its port.
     pub(super) fn new(control: Arc<EventFd>) -> (Balloon, BalloonPort) {
-        let shared = Shared { target: AtomicU32::new(0), actual: AtomicU32::new(0), control };
+        let shared = Shared {
+            target: AtomicU32::new(0),
+            actual: AtomicU32::new(0),
+            has_driver: AtomicBool::new(false),
+            control,
+        };
         let shared = Arc::new(shared);
         (Balloon { shared: Arc::clone(&shared), told: 0 }, BalloonPort { shared })
     }
@@ -145,6 +156,7 @@ impl Function for Balloon {
 
     fn work(&mut self, queues: &mut [VirtQueue], work: Work<'_>) -> Result<Next, Broken> {
         let [inflating, deflating, reporting] = queues else { return Ok(Next::Wait { source: false }) };
+        self.shared.has_driver.store(true, Ordering::SeqCst);
         let target = self.shared.target.load(Ordering::SeqCst);
         if self.told != target {
             self.told = target;
@@ -170,6 +182,7 @@ impl Function for Balloon {
 
     fn reset(&mut self) {
         self.shared.actual.store(0, Ordering::SeqCst);
+        self.shared.has_driver.store(false, Ordering::SeqCst);
         // A driver that sets the device up anew reads the target by itself.
         self.told = self.shared.target.load(Ordering::SeqCst);
     }

@@ -59,6 +59,7 @@ fn pages_in_the_balloon_are_zeros_dirty_and_not_backed() {
     assert_eq!(driver.wait_used(0), 0);
     driver.write(0x104, 5);
     assert_eq!(port.actual_pages(), 5);
+    assert!(port.has_driver());
     for page in 0..8u32 {
         let given = numbers.contains(&(first + page));
         let dense = u64::from(first + page);
