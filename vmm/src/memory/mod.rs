@@ -252,6 +252,12 @@ impl GuestMemory {
     }
 }
 
+/// As [`GuestMemory::resident`], of any mapping.
+#[cfg(test)]
+pub(crate) fn resident_of(mapping: &Mapping, into: &mut [u64]) -> Result<(), ResidentError> {
+    resident::resident(mapping, into)
+}
+
 /// Backs `pages` of a mapping, on all of the host's cores, a bite at a time: whichever core is free takes the next.
 pub(crate) fn populate(
     mapping: &Mapping,
