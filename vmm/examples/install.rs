@@ -38,16 +38,18 @@ fn main() {
             });
         }
         let vm = machine();
-        let area = LandingArea::new(vm.memory()).expect("an area");
-        area.populate().expect("populates");
         measure(&vm, round, "receive + move, blocks of 2 MiB", |missing, first| {
+            let area = missing.landing_area().expect("an area");
+            assert!(missing.take(&(first..first + 512)));
             for half in 0..2 {
                 // SAFETY: within the area, which nobody else uses.
                 let to = unsafe { area.as_ptr().add((first * 4096) as usize + half * received.len()) };
                 // SAFETY: as above; the buffer is as long as what is copied.
                 unsafe { to.copy_from_nonoverlapping(received.as_ptr(), received.len()) };
             }
-            missing.install_landed(first..first + 512, &area).expect("installs")
+            let installed = missing.install_landed(first..first + 512).expect("installs");
+            missing.leave(&(first..first + 512));
+            installed
         });
     }
 }
@@ -55,7 +57,9 @@ fn main() {
 /// Installs all of memory, 512 pages a step.
 fn measure(vm: &Vm, round: u32, name: &str, mut step: impl FnMut(&MissingPages, u64) -> u64) {
     let memory = vm.memory();
-    let missing = MissingPages::open(memory).expect("opens");
+    let area = LandingArea::new(memory).expect("an area");
+    area.populate_while(&|| true).expect("populates");
+    let missing = MissingPages::open(memory).expect("opens").with_landing_area(area);
     let start = Instant::now();
     let installed: u64 = (0..memory.page_count()).step_by(512).map(|first| step(&missing, first)).sum();
     let took = start.elapsed();

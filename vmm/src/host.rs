@@ -12,6 +12,7 @@ use kvm_ioctls::Cap;
 
 use crate::kvm::{self, KvmError};
 use crate::missing::{MissingPages, MissingPagesError};
+use crate::room::Room;
 
 /// CPUID 7.0 EBX: avx512f.
 const AVX512_FOUNDATION: u32 = 1 << 16;
@@ -29,8 +30,8 @@ pub struct Host {
     pub transparent_huge_pages: TransparentHugePages,
     /// Reserved 2 MiB pages that are free.
     pub free_huge_pages: u64,
-    /// Memory a new guest could have, in bytes (MemAvailable).
-    pub available_memory_bytes: Option<u64>,
+    /// Memory a new guest could have, if that is known.
+    pub room: Option<Room>,
 }
 
 /// What KVM can do here beyond the necessary.
@@ -79,7 +80,7 @@ pub fn probe() -> Host {
             "/sys/kernel/mm/transparent_hugepage/enabled",
         )),
         free_huge_pages: number_in("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages").unwrap_or(0),
-        available_memory_bytes: available_memory_bytes(),
+        room: Room::now(),
     }
 }
 
@@ -104,17 +105,6 @@ fn probe_kvm() -> Result<KvmFacts, KvmError> {
     })
 }
 
-/// MemAvailable of `/proc/meminfo` in bytes.
-pub(crate) fn available_memory_bytes() -> Option<u64> {
-    parse_available(&fs::read_to_string("/proc/meminfo").ok()?)
-}
-
-fn parse_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kibibytes.checked_mul(1024)
-}
-
 fn transparent_huge_pages(file: &Path) -> TransparentHugePages {
     match fs::read_to_string(file) {
         Ok(modes) if modes.contains("[always]") => TransparentHugePages::Always,
@@ -126,16 +116,4 @@ fn transparent_huge_pages(file: &Path) -> TransparentHugePages {
 
 fn number_in(file: &str) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn available_memory_is_read_in_bytes() {
-        assert_eq!(parse_available("MemTotal: 9 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
-        assert_eq!(parse_available("MemTotal: 9 kB\n"), None);
-        assert_eq!(parse_available("MemAvailable: many kB\n"), None);
-    }
 }

@@ -39,6 +39,7 @@ mod host;
 mod kvm;
 mod memory;
 mod missing;
+mod room;
 mod state;
 mod vcpu;
 mod vm;
@@ -68,6 +69,7 @@ pub use memory::{
     PAGE_BYTES, ResidentError,
 };
 pub use missing::{LandingArea, MissingPages, MissingPagesError, PageFault};
+pub use room::{CgroupRoom, Room};
 pub use state::{DecodeError, FORMAT_VERSION, MAX_STATE_BYTES, SectionError};
 pub use vcpu::VcpuCreateError;
 pub use vcpu::state::VcpuRestoreError;

@@ -196,25 +196,27 @@ fn a_block_is_moved_whole_or_around_what_is_present() {
         return;
     }
     let vm = machine();
-    let missing = MissingPages::open(vm.memory()).expect("opens");
     let area = LandingArea::new(vm.memory()).expect("an area");
-    area.populate().expect("populates");
+    area.populate_while(&|| true).expect("populates");
+    let missing = MissingPages::open(vm.memory()).expect("opens").with_landing_area(area);
+    let area = missing.landing_area().expect("an area");
     let pages = (2 << 20) / PAGE_BYTES;
+    for block in 0..4 {
+        assert!(missing.take(&(block * pages..(block + 1) * pages)));
+        assert!(!missing.take(&(block * pages..(block + 1) * pages)), "taken once");
+    }
     for page in 0..4 * pages {
         // SAFETY: within the area, which nobody else uses.
         unsafe {
             area.as_ptr().add((page * PAGE_BYTES) as usize).write_bytes(page as u8 ^ 1, PAGE_BYTES as usize);
         };
     }
-    assert_eq!(missing.install_landed(0..pages, &area).expect("installs"), pages, "moved");
+    assert_eq!(missing.install_landed(0..pages).expect("installs"), pages, "moved");
     missing.install(2 * pages + 7, &vec![9; PAGE_BYTES as usize]).expect("installs");
     // A part of one block, a block with a page that is there, and a part of another.
     let around = pages + 5..3 * pages + 11;
-    assert_eq!(
-        missing.install_landed(around.clone(), &area).expect("installs"),
-        around.end - around.start - 1
-    );
-    assert_eq!(missing.install_landed(2 * pages..3 * pages, &area).expect("installs"), 0, "all present");
+    assert_eq!(missing.install_landed(around.clone()).expect("installs"), around.end - around.start - 1);
+    assert_eq!(missing.install_landed(2 * pages..3 * pages).expect("installs"), 0, "all present");
     let first_byte = |page: u64| page_of(&vm, page)[100];
     for page in (0..pages).chain(around) {
         assert_eq!(first_byte(page), if page == 2 * pages + 7 { 9 } else { page as u8 ^ 1 }, "page {page}");

@@ -144,7 +144,7 @@ impl Arrivals {
         let mut state = self.lock();
         let (State::Running, Links { bulk: Bulk::Ended, urgent_failed: true }) = *state else { return None };
         state.1.bulk = Bulk::Open;
-        let mut lost = Missing::from_set(&self.unclaimed());
+        let mut lost = Missing::from_set(&self.claims.unclaimed());
         if let Missing::Runs(runs) = &mut lost {
             // What does not go into one message is named after that.
             runs.truncate(MAX_RESENT_RUNS);
@@ -159,11 +159,7 @@ impl Arrivals {
 
     /// The next pages, from `from` on, that nobody has installed.
     pub fn next_unclaimed(&self, from: PageNumber, max_pages: u64) -> Option<PageRun> {
-        self.unclaimed().next_run(from, max_pages)
-    }
-
-    fn unclaimed(&self) -> PageSet {
-        self.claims.unclaimed()
+        self.claims.next_unclaimed(from, max_pages)
     }
 
     /// The bulk link brings nothing more: because all was pushed, or because it failed or brought damaged pages. What is
@@ -217,7 +213,7 @@ impl Arrivals {
     }
 
     /// Receives a frame's payload into a buffer and installs its pages: for a few that somebody waits
-    /// for, and where there is no landing area.
+    /// for, and where there is no landing area for them.
     pub fn receive(
         &self,
         frame: &Frame,

@@ -178,8 +178,13 @@ pub(super) fn install(
         if frame.kind == FrameKind::StageEnd {
             return Ok(pushed);
         }
-        let received = match missing.landing_area() {
-            Some(area) => arrivals.receive_in(area, &frame, wire, missing),
+        let runs: Vec<_> = frame.raw_runs().collect();
+        let received = match missing.landing_area(&runs) {
+            Some(area) => {
+                let received = arrivals.receive_in(area, &frame, wire, missing);
+                missing.leave_landing(&runs);
+                received
+            }
             None => arrivals.receive(
                 &frame,
                 wire,

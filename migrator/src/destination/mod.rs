@@ -139,13 +139,16 @@ fn prepare<H: DestinationHost>(
     }
     // Loading may have written to memory, which is to be all zeros when pages come.
     vm.discard().map_err(refuse)?;
-    if offer.populate {
-        let link = control.wire().as_fd();
-        let is_wanted = || !halt.is_raised() && !links::is_ended(link);
-        let populated = at_priority(Priority::Preparation, || vm.populate(&is_wanted));
-        check_wanted(control, halt)?;
-        populated.map_err(refuse)?;
-    }
+    // Before it is accepted: only until then the source is patient.
+    let link = control.wire().as_fd();
+    let is_wanted = || !halt.is_raised() && !links::is_ended(link);
+    let populated = at_priority(Priority::Preparation, || match (offer.populate, offer.may_miss_pages) {
+        (true, _) => vm.populate(&is_wanted),
+        (false, true) => vm.populate_landing(&is_wanted),
+        (false, false) => Ok(()),
+    });
+    check_wanted(control, halt)?;
+    populated.map_err(refuse)?;
     control.send(&FromDestination::Accepted { load_us })?;
     Ok(vm)
 }

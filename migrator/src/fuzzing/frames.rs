@@ -92,7 +92,7 @@ fn land(bytes: Vec<u8>, frames: &[ScriptFrame], mode: u8) -> bool {
 fn install(bytes: Vec<u8>, frames: &[ScriptFrame], mode: u8) -> bool {
     let mut vm = empty_machine(|vm| {
         let missing = vm.watch_missing().expect("a simulated machine permits it");
-        missing.landing_area().is_some() == (mode & 4 != 0)
+        missing.landing_area(&[]).is_some() == (mode & 4 != 0)
     });
     let missing = vm.watch_missing().expect("a simulated machine permits it");
     let mut expected_set = PageSet::all(PAGES);

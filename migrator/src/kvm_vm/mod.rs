@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use vmm::{Backend, CpuModel, DeviceConfig, DiskError, Vm, VmConfig};
+use vmm::{Backend, CpuModel, DeviceConfig, DiskError, LandingArea, Vm, VmConfig};
 
 pub use self::host::KvmHost;
 use self::{
@@ -38,6 +38,8 @@ pub struct KvmVm {
     /// It came here paused: where it is was not announced yet.
     is_unannounced: bool,
     console: KeptConsole,
+    /// Where missing pages will be received, once it is backed.
+    landing: Option<LandingArea>,
 }
 
 /// What a destination must know of the kind.
@@ -67,6 +69,7 @@ impl KvmVm {
             pages,
             is_unannounced: false,
             console: KeptConsole::default(),
+            landing: None,
         })
     }
 
@@ -194,13 +197,20 @@ impl DestinationVm for KvmVm {
         memory.populate_while(0..memory.page_count(), is_wanted).map_err(VmError::new("back guest memory"))
     }
 
+    fn populate_landing(&mut self, is_wanted: &(dyn Fn() -> bool + Sync)) -> Result<(), VmError> {
+        let area = LandingArea::new(self.vm.memory()).map_err(VmError::new("map a landing area"))?;
+        area.populate_while(is_wanted).map_err(VmError::new("back the landing area"))?;
+        self.landing = Some(area);
+        Ok(())
+    }
+
     fn discard(&mut self) -> Result<(), VmError> {
         let memory = self.vm.memory();
         memory.discard(0..memory.page_count()).map_err(VmError::new("empty guest memory"))
     }
 
     fn watch_missing(&mut self) -> Result<Arc<dyn MissingPages>, VmError> {
-        Ok(Arc::new(KvmMissing::watch(self.vm.memory())?))
+        Ok(Arc::new(KvmMissing::watch(self.vm.memory(), self.landing.take())?))
     }
 
     fn load_state(&mut self, state: &[u8]) -> Result<(), VmError> {

@@ -43,77 +43,71 @@ impl GuestPages for KvmPages {
     }
 }
 
-pub(super) struct KvmMissing {
-    watched: vmm::MissingPages,
-    area: Area,
-}
+pub(super) struct KvmMissing(vmm::MissingPages);
 
 impl KvmMissing {
-    /// From here on memory is empty, and whoever touches a page waits for it; there is memory to receive pages in.
-    pub(super) fn watch(memory: &Arc<GuestMemory>) -> Result<KvmMissing, VmError> {
+    /// From here on memory is empty, and whoever touches a page waits for it; whole blocks are received in `area`.
+    pub(super) fn watch(memory: &Arc<GuestMemory>, area: Option<LandingArea>) -> Result<KvmMissing, VmError> {
         let watched = vmm::MissingPages::open(memory).map_err(VmError::new("watch missing pages"))?;
-        let area = LandingArea::new(memory).map_err(VmError::new("map a landing area"))?;
-        area.populate().map_err(VmError::new("back the landing area"))?;
-        Ok(KvmMissing { watched, area: Area { area, page_count: memory.page_count() } })
+        Ok(KvmMissing(match area {
+            Some(area) => watched.with_landing_area(area),
+            None => watched,
+        }))
     }
 }
 
-struct Area {
-    area: LandingArea,
-    page_count: u64,
-}
-
-impl GuestPages for Area {
+impl GuestPages for KvmMissing {
     fn page_count(&self) -> u64 {
-        self.page_count
+        self.0.page_count()
     }
 
     fn bytes(&self, run: PageRun) -> RunBytes<'_> {
-        assert!(
-            run.checked_end().is_some_and(|end| end <= self.page_count),
-            "{run:?} of {}",
-            self.page_count
-        );
-        // SAFETY: within the area, which is one mapping that lives as long as self.
-        unsafe { RunBytes::new(self.area.as_ptr().add(run.byte_offset()), run.byte_len()) }
+        let page_count = self.page_count();
+        assert!(run.checked_end().is_some_and(|end| end <= page_count), "{run:?} of {page_count}");
+        let area = self.0.landing_area().expect("asked only where there is one");
+        // SAFETY: within the area, which is one mapping of all pages that lives as long as self.
+        unsafe { RunBytes::new(area.as_ptr().add(run.byte_offset()), run.byte_len()) }
     }
 
     fn absent(&self) -> PageSet {
-        PageSet::empty(self.page_count)
+        PageSet::empty(self.page_count())
     }
 }
 
 impl MissingPages for KvmMissing {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.watched.as_fd()
+        self.0.as_fd()
     }
 
     fn next_faults(&self, faults: &mut Vec<PageNumber>) -> Result<(), VmError> {
         let mut read = Vec::new();
-        self.watched.read_faults(&mut read).map_err(VmError::new("read page faults"))?;
+        self.0.read_faults(&mut read).map_err(VmError::new("read page faults"))?;
         faults.extend(read.iter().map(|fault| fault.page));
         Ok(())
     }
 
     fn install(&self, first: PageNumber, bytes: &[u8]) -> Result<u64, VmError> {
-        self.watched.install(first, bytes).map_err(VmError::new("install pages"))
+        self.0.install(first, bytes).map_err(VmError::new("install pages"))
     }
 
     fn install_zeros(&self, run: PageRun) -> Result<u64, VmError> {
-        self.watched.install_zeros(run.first, run.count).map_err(VmError::new("install zero pages"))
+        self.0.install_zeros(run.first, run.count).map_err(VmError::new("install zero pages"))
     }
 
-    fn landing_area(&self) -> Option<&dyn GuestPages> {
-        Some(&self.area)
+    fn landing_area(&self, runs: &[PageRun]) -> Option<&dyn GuestPages> {
+        let [run] = runs else { return None };
+        self.0.take(&(run.first..run.end())).then_some(self as &dyn GuestPages)
     }
 
     fn install_landed(&self, run: PageRun) -> Result<u64, VmError> {
-        self.watched
-            .install_landed(run.first..run.end(), &self.area.area)
-            .map_err(VmError::new("install received pages"))
+        self.0.install_landed(run.first..run.end()).map_err(VmError::new("install received pages"))
+    }
+
+    fn leave_landing(&self, runs: &[PageRun]) {
+        runs.iter().for_each(|run| self.0.leave(&(run.first..run.end())));
     }
 
     fn unwatch(&self) -> Result<(), VmError> {
-        self.watched.clone().close().map_err(VmError::new("stop watching missing pages"))
+        self.0.clone().close().map_err(VmError::new("stop watching missing pages"))
     }
 }

@@ -115,6 +115,10 @@ impl DestinationVm for Machine {
         whichever!(self, vm => vm.populate(is_wanted))
     }
 
+    fn populate_landing(&mut self, is_wanted: &(dyn Fn() -> bool + Sync)) -> Result<(), VmError> {
+        whichever!(self, vm => vm.populate_landing(is_wanted))
+    }
+
     fn discard(&mut self) -> Result<(), VmError> {
         whichever!(self, vm => vm.discard())
     }

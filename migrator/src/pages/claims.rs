@@ -3,7 +3,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{PageNumber, PageRun, PageSet, set::mask};
+use super::{
+    PageNumber, PageRun, PageSet,
+    set::{mask, next_run},
+};
 
 const WORD_BITS: u64 = u64::BITS as u64;
 
@@ -89,6 +92,11 @@ impl Claims {
             *into = word.load(Ordering::Relaxed);
         }
         set
+    }
+
+    /// The first pages at `from` or later that nobody has claimed, `max_pages` at most, as of now.
+    pub fn next_unclaimed(&self, from: PageNumber, max_pages: u64) -> Option<PageRun> {
+        next_run(from..self.page_count, max_pages, |index| self.words[index].load(Ordering::Relaxed))
     }
 
     fn word(&self, page: PageNumber) -> &AtomicU64 {

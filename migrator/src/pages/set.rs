@@ -1,5 +1,7 @@
 //! Sets of pages, a bit each.
 
+use std::ops::Range;
+
 use super::{PageNumber, PageRun};
 
 const WORD_BITS: u64 = u64::BITS as u64;
@@ -96,9 +98,7 @@ impl PageSet {
 
     /// The first run that starts at `from` or later, cut at `max_pages`.
     pub fn next_run(&self, from: PageNumber, max_pages: u64) -> Option<PageRun> {
-        let first = self.next_matching(from, |word| word)?;
-        let end = self.next_matching(first, |word| !word).unwrap_or(self.page_count);
-        Some(PageRun::new(first, (end - first).min(max_pages)))
+        next_run(from..self.page_count, max_pages, |index| self.words[index])
     }
 
     /// The set's runs in order, each as long as it can be.
@@ -132,20 +132,6 @@ impl PageSet {
         }
     }
 
-    fn next_matching(&self, from: PageNumber, view: impl Fn(u64) -> u64) -> Option<PageNumber> {
-        if from >= self.page_count {
-            return None;
-        }
-        let mut index = (from / WORD_BITS) as usize;
-        let mut word = view(self.words[index]) & (u64::MAX << (from % WORD_BITS));
-        while word == 0 {
-            index += 1;
-            word = view(*self.words.get(index)?);
-        }
-        let page = index as u64 * WORD_BITS + u64::from(word.trailing_zeros());
-        (page < self.page_count).then_some(page)
-    }
-
     fn change_run(&mut self, run: PageRun, change: impl Fn(&mut u64, u64)) {
         let end = run.checked_end().filter(|&end| end <= self.page_count);
         let end = end.unwrap_or_else(|| panic!("{run:?} of {} pages", self.page_count));
@@ -157,6 +143,33 @@ impl PageSet {
             page = last;
         }
     }
+}
+
+/// The first run of set bits at `from.start` or later, cut off after `max_pages`, in words that `word` gives. The run's end
+/// is looked for no further than that, so that a long one taken in parts is gone over once.
+pub(super) fn next_run(
+    from: Range<PageNumber>,
+    max_pages: u64,
+    mut word: impl FnMut(usize) -> u64,
+) -> Option<PageRun> {
+    let first = next_bit(from.clone(), &mut word)?;
+    let limit = first.saturating_add(max_pages).min(from.end);
+    let end = next_bit(first..limit, |index| !word(index)).unwrap_or(limit);
+    Some(PageRun::new(first, end - first))
+}
+
+/// The first set bit of `within`.
+fn next_bit(within: Range<PageNumber>, mut word: impl FnMut(usize) -> u64) -> Option<PageNumber> {
+    let mut from = within.start;
+    while from < within.end {
+        let left = word((from / WORD_BITS) as usize) >> (from % WORD_BITS);
+        if left != 0 {
+            let page = from + u64::from(left.trailing_zeros());
+            return (page < within.end).then_some(page);
+        }
+        from = (from / WORD_BITS + 1) * WORD_BITS;
+    }
+    None
 }
 
 const fn bit(page: PageNumber) -> u64 {
@@ -182,6 +195,22 @@ mod tests {
             assert_eq!(all.runs().collect::<Vec<_>>(), [PageRun::new(0, count)]);
             assert!(!all.contains(count));
         }
+    }
+
+    /// Issue 12, entry 13: all memory, taken in pieces to hash, is gone over once, however much it is.
+    #[test]
+    fn entry_13_a_long_run_taken_in_pieces_is_gone_over_once() {
+        let pages = 1 << 18;
+        let (mut looks, mut from, mut taken) = (0, 0, 0);
+        while let Some(run) = next_run(from..pages, 256, |_| {
+            looks += 1;
+            u64::MAX
+        }) {
+            taken += run.count;
+            from = run.end();
+        }
+        assert_eq!(taken, pages);
+        assert!(looks <= 2 * pages / WORD_BITS, "{looks} looks at {} words", pages / WORD_BITS);
     }
 
     proptest! {

@@ -71,6 +71,11 @@ impl SimMissing {
         self.memory.discard()
     }
 
+    /// Where pages are received, if this machine has an area for them.
+    pub fn area(&self) -> Option<&SimMemory> {
+        self.area.as_ref().map(|area| &area.0)
+    }
+
     /// Whether pages may be missing.
     pub fn is_watched(&self) -> bool {
         self.lock().present.is_some()
@@ -141,7 +146,7 @@ impl MissingPages for SimMissing {
         Ok(self.install_each(run, |page| self.memory.bytes(PageRun::one(page)).fill_zero()))
     }
 
-    fn landing_area(&self) -> Option<&dyn GuestPages> {
+    fn landing_area(&self, _runs: &[PageRun]) -> Option<&dyn GuestPages> {
         self.area.as_ref().map(|area| area as &dyn GuestPages)
     }
 
@@ -154,6 +159,8 @@ impl MissingPages for SimMissing {
             self.memory.write(page, &bytes);
         }))
     }
+
+    fn leave_landing(&self, _runs: &[PageRun]) {}
 
     fn unwatch(&self) -> Result<(), VmError> {
         self.lock().present = None;

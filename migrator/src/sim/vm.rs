@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     guest::{CLOCK_PAGE, DEVICE_PAGE, SimGuest, SimWorkload, World},
     machine::{Machine, Shared},
+    memory::SimMemory,
     network::FRAMES_A_PAUSE,
 };
 use crate::{
@@ -220,6 +221,14 @@ impl SimVm {
         }
     }
 
+    fn populate_all(&self, memory: &SimMemory, is_wanted: &dyn Fn() -> bool) -> Result<(), VmError> {
+        let populated = memory.populate_while(|| {
+            std::thread::sleep(self.populate_nap);
+            is_wanted()
+        });
+        populated.map_err(VmError::new("populate memory"))
+    }
+
     /// Lets the guest run; one that lives in real time, or has pages to wait for, on its own thread.
     fn run(&mut self) -> Result<(), VmError> {
         if let (Some(rate), None) = (self.shared.run(), &self.thread) {
@@ -333,11 +342,11 @@ impl DestinationVm for SimVm {
     }
 
     fn populate(&mut self, is_wanted: &(dyn Fn() -> bool + Sync)) -> Result<(), VmError> {
-        let populated = self.shared.memory.populate_while(|| {
-            std::thread::sleep(self.populate_nap);
-            is_wanted()
-        });
-        populated.map_err(VmError::new("populate memory"))
+        self.populate_all(&self.shared.memory, is_wanted)
+    }
+
+    fn populate_landing(&mut self, is_wanted: &(dyn Fn() -> bool + Sync)) -> Result<(), VmError> {
+        self.shared.missing.area().map_or(Ok(()), |area| self.populate_all(area, is_wanted))
     }
 
     fn discard(&mut self) -> Result<(), VmError> {

@@ -145,6 +145,13 @@ pub trait DestinationVm: Send {
     /// If there is not enough.
     fn populate(&mut self, is_wanted: &(dyn Fn() -> bool + Sync)) -> Result<(), VmError>;
 
+    /// As [`DestinationVm::populate`], for a VM that comes with pages missing: backs where those are received, if the
+    /// machine has such a place. What is backed there is not needed a second time in the guest.
+    ///
+    /// # Errors
+    /// As there.
+    fn populate_landing(&mut self, is_wanted: &(dyn Fn() -> bool + Sync)) -> Result<(), VmError>;
+
     /// Drops whatever memory holds: it is as at the beginning.
     ///
     /// # Errors
@@ -216,15 +223,18 @@ pub trait MissingPages: Send + Sync {
     /// Whatever the system says.
     fn install_zeros(&self, run: PageRun) -> Result<u64, VmError>;
 
-    /// Memory to receive missing pages in, each at its own number, before they are installed from there;
-    /// nothing where pages are only installed from a buffer. It is backed, and all zeros.
-    fn landing_area(&self) -> Option<&dyn GuestPages>;
+    /// Memory to receive these missing pages in, each at its own number, before they are installed from there; nothing
+    /// where they are better received in a buffer. It is theirs until it is [left](MissingPages::leave_landing).
+    fn landing_area(&self, runs: &[PageRun]) -> Option<&dyn GuestPages>;
 
     /// As [`MissingPages::install`], from the landing area, whose pages hold anything afterwards.
     ///
     /// # Errors
     /// Whatever the system says.
     fn install_landed(&self, run: PageRun) -> Result<u64, VmError>;
+
+    /// These pages were installed from the landing area, or will not be.
+    fn leave_landing(&self, runs: &[PageRun]);
 
     /// Nothing is missing any more: nobody will wait again.
     ///

@@ -78,9 +78,13 @@ impl Receiving {
     }
 
     fn migrate(&self, strategy: Strategy, source: &mut SimVm) -> Report {
-        let (options, progress) = (Options::default(), Arc::default());
+        self.migrate_with(strategy, source, &Options::default())
+    }
+
+    fn migrate_with(&self, strategy: Strategy, source: &mut SimVm, options: &Options) -> Report {
+        let progress = Arc::default();
         let connector = self.address.connector();
-        migrate(source, &*connector, strategy, &options, &Interrupt::default(), &progress)
+        migrate(source, &*connector, strategy, options, &Interrupt::default(), &progress)
     }
 
     fn arrived(mut self) -> SimVm {
@@ -303,4 +307,24 @@ fn entry_10_many_silent_strangers_keep_nobody_waiting() {
         (0..40).map(|_| Peer::calls(receiver.host_and_port(), Reached::Greeting)).collect();
     receiver.assert_takes_one("beside forty");
     drop(strangers);
+}
+
+/// Issue 12, entry 13: a source is patient until it is accepted, and not after it, so all memory is backed before.
+#[test]
+fn entry_13_memory_that_takes_long_to_back_keeps_no_vm_from_arriving() {
+    let options = Options { answer_timeout: Duration::from_millis(500), ..Options::default() };
+    // Twice the patience in all; every other machine has an area for missing pages.
+    let bites = u32::try_from(PAGES.div_ceil(64)).unwrap();
+    let host = SimHost { populate_nap: options.answer_timeout * 2 / bites, ..SimHost::default() };
+    for strategy in [Strategy::PostCopy, Strategy::PostCopy, Strategy::PreCopy] {
+        let receiver = Receiving::begin(host);
+        // Two machines a turn and one more: the destination's is of the other kind in the next.
+        let (mut source, _one_more) = (boot(1), boot(1));
+        let report = receiver.migrate_with(strategy, &mut source, &options);
+        assert_eq!(report.outcome, Outcome::Completed, "{strategy:?}: {:?}", report.error);
+        assert!(receiver.failed.try_recv().is_err(), "no try failed");
+        let mut vm = receiver.arrived();
+        vm.await_first_steps();
+        assert_memory_right(&vm, "after a long wait");
+    }
 }

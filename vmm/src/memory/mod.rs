@@ -18,7 +18,7 @@ mod resident;
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -98,6 +98,8 @@ pub struct GuestMemory {
     backing: Backing,
     /// Set while missing pages are served, so that a machine that goes away can free its vCPUs from waiting for ever.
     pub(crate) userfault: Mutex<Option<Arc<Userfault>>>,
+    /// The machine ended while pages were missing: zeros that nobody wrote may stand in their place.
+    is_abandoned: AtomicBool,
 }
 
 impl GuestMemory {
@@ -120,7 +122,8 @@ impl GuestMemory {
                 .expect("stretches end far below the end of the address space")
         });
         let regions = Regions::from_regions(regions.collect()).expect("stretches are sorted and apart");
-        Ok(GuestMemory { regions, mapping, written, backing, userfault: Mutex::new(None) })
+        let (userfault, is_abandoned) = (Mutex::new(None), AtomicBool::new(false));
+        Ok(GuestMemory { regions, mapping, written, backing, userfault, is_abandoned })
     }
 
     /// Size in bytes.
@@ -189,6 +192,27 @@ impl GuestMemory {
         self.userfault.lock().expect("nothing panics with this lock held").is_some()
     }
 
+    /// The machine ends: whoever waits for a missing page goes on, with zeros, of which nothing may leave the machine; see
+    /// [`check_whole`](Self::check_whole).
+    pub(crate) fn abandon_missing(&self) -> io::Result<()> {
+        let mut served = self.userfault.lock().expect("nothing panics with this lock held");
+        let Some(userfault) = served.as_ref() else { return Ok(()) };
+        // Before the first of those zeros is there, and before serving seems to be over.
+        self.is_abandoned.store(true, Ordering::SeqCst);
+        let ended = userfault.end();
+        served.take();
+        ended
+    }
+
+    /// Fails if zeros may have been read for pages that never came. To be asked after reading, and before anything that was
+    /// read leaves the machine.
+    pub(crate) fn check_whole(&self) -> io::Result<()> {
+        match self.is_abandoned.load(Ordering::SeqCst) {
+            true => Err(io::Error::other("the machine ended before all of its memory had come")),
+            false => Ok(()),
+        }
+    }
+
     /// Gives `pages` back to the host. They read as zeros afterwards, or are missing where missing pages are served.
     pub fn discard(&self, pages: Range<u64>) -> Result<(), AdviseError> {
         self.mapping.discard(bytes_of(&pages)).map_err(|source| AdviseError {
@@ -226,6 +250,12 @@ impl GuestMemory {
     pub(crate) fn written(&self) -> &AtomicPageBits {
         &self.written
     }
+}
+
+/// As [`GuestMemory::resident`], of any mapping.
+#[cfg(test)]
+pub(crate) fn resident_of(mapping: &Mapping, into: &mut [u64]) -> Result<(), ResidentError> {
+    resident::resident(mapping, into)
 }
 
 /// Backs `pages` of a mapping, on all of the host's cores, a bite at a time: whichever core is free takes the next.

@@ -33,8 +33,10 @@ pub(crate) use self::served::Userfault;
 
 mod landing;
 mod served;
+#[cfg(test)]
+mod tests;
 
-/// Bytes that one call copies from a landing area.
+/// Bytes that one call copies.
 const COPIED_AT_ONCE: usize = 256 << 10;
 /// Faults read by one call: 2 KiB of stack.
 const FAULTS_PER_READ: usize = 64;
@@ -101,6 +103,7 @@ pub struct PageFault {
 pub struct MissingPages {
     memory: Arc<GuestMemory>,
     userfault: Arc<Userfault>,
+    area: Option<Arc<LandingArea>>,
 }
 
 impl MissingPages {
@@ -125,7 +128,38 @@ impl MissingPages {
         let userfault = Arc::new(Userfault::new(uffd, range));
         *serving = Some(Arc::clone(&userfault));
         drop(serving);
-        Ok(MissingPages { memory: Arc::clone(memory), userfault })
+        Ok(MissingPages { memory: Arc::clone(memory), userfault, area: None })
+    }
+
+    /// How many pages the memory has, missing or not.
+    pub fn page_count(&self) -> u64 {
+        self.memory.page_count()
+    }
+
+    /// Whole blocks are received in `area` from here on, which was made for the same memory.
+    pub fn with_landing_area(self, area: LandingArea) -> MissingPages {
+        MissingPages { area: Some(Arc::new(area)), ..self }
+    }
+
+    /// Where whole blocks are received.
+    pub fn landing_area(&self) -> Option<&LandingArea> {
+        self.area.as_deref()
+    }
+
+    /// Takes the place of `pages` in the landing area, to receive them there. `false` if they are not one whole block of 2
+    /// MiB, or it could not be moved from there (Linux 6.8), or is taken. To be [left](Self::leave).
+    pub fn take(&self, pages: &Range<u64>) -> bool {
+        let is_block =
+            pages.start.is_multiple_of(PAGES_PER_BLOCK) && pages.end == pages.start + PAGES_PER_BLOCK;
+        let Some(area) = self.area.as_ref().filter(|_| is_block) else { return false };
+        self.userfault.may_move(pages.start) && area.take(pages.start)
+    }
+
+    /// Leaves the place of `pages` in the landing area, which were installed from there or will not be.
+    pub fn leave(&self, pages: &Range<u64>) {
+        if let Some(area) = &self.area {
+            area.leave(pages);
+        }
     }
 
     /// Takes the faults that wait to be read, at most 64, and appends them to `into`. Returns how many those were: 0 if
@@ -154,23 +188,37 @@ impl MissingPages {
         let length = bytes.len() as u64;
         assert!(length.is_multiple_of(PAGE_BYTES), "{length} bytes are not whole pages");
         self.userfault.begin(first_page, length);
-        self.advance(first_page, length, |offset, to| {
-            self.userfault.uffd().copy(to, &bytes[offset as usize..])
-        })
+        let installed = self.advance(first_page, length, |offset, to| {
+            // In parts, for who waits for a single page meanwhile.
+            let part = &bytes[offset as usize..];
+            self.userfault.uffd().copy(to, &part[..part.len().min(COPIED_AT_ONCE)])
+        })?;
+        self.give_back(first_page, length);
+        Ok(installed)
     }
 
     /// As [`install`](Self::install), with zeros.
     pub fn install_zeros(&self, first_page: u64, pages: u64) -> Result<u64, MissingPagesError> {
         let length = pages * PAGE_BYTES;
         self.userfault.begin(first_page, length);
-        self.advance(first_page, length, |offset, to| self.userfault.uffd().zero(to..to + length - offset))
+        let zero = |offset, to| self.userfault.uffd().zero(to..to + length - offset);
+        let installed = self.advance(first_page, length, zero)?;
+        self.give_back(first_page, length);
+        Ok(installed)
     }
 
-    /// Installs `pages` from where they were received in `area`, and wakes who waits for them. Pages that are present
-    /// are left alone. Whole blocks of 2 MiB are moved, where the kernel can (Linux 6.8) and none of their pages is
-    /// present; all else is copied. What the area holds there afterwards is unspecified. Returns the pages newly
-    /// installed.
-    pub fn install_landed(&self, pages: Range<u64>, area: &LandingArea) -> Result<u64, MissingPagesError> {
+    /// What the landing area holds for blocks of which single pages were just installed is of no use any more.
+    fn give_back(&self, first_page: u64, bytes: u64) {
+        if let Some(area) = &self.area {
+            area.give_back(&(first_page..first_page + bytes / PAGE_BYTES));
+        }
+    }
+
+    /// Installs `pages` from where they were received in the landing area, and wakes who waits for them. Their blocks were
+    /// [taken](Self::take) and not left yet. Pages that are present are left alone. A whole block is moved if none of its
+    /// pages is present; all else is copied. Returns the pages newly installed.
+    pub fn install_landed(&self, pages: Range<u64>) -> Result<u64, MissingPagesError> {
+        let Some(area) = &self.area else { return Ok(0) };
         let mut installed = 0;
         for part in landing::in_blocks(pages) {
             let is_block = part.end - part.start == PAGES_PER_BLOCK;
@@ -180,11 +228,7 @@ impl MissingPages {
                 // SAFETY: the caller received these pages and is done with them: nobody writes there any more, but for
                 // a second copy of the same bytes.
                 let bytes = unsafe { area.bytes(part.clone()) };
-                // In pieces, for who waits for a single page meanwhile.
-                let pieces = bytes
-                    .chunks(COPIED_AT_ONCE)
-                    .zip((part.start..).step_by(COPIED_AT_ONCE / PAGE_BYTES as usize));
-                pieces.map(|(piece, first)| self.install(first, piece)).sum::<Result<u64, _>>()?
+                self.install(part.start, bytes)?
             };
         }
         Ok(installed)

@@ -66,6 +66,8 @@ impl VcpuThread {
         let mut stopping = false;
         loop {
             let next = match fd.run() {
+                // The machine ends: what a device would be told may have been read where a page never came.
+                Ok(_) if self.parking.order() == Order::Leave => break,
                 Ok(exit) => self.handle(exit),
                 Err(error) => match error.errno() {
                     libc::EINTR => {

@@ -15,10 +15,10 @@ use crate::devices::virtio;
 use crate::devices::virtio::backend::{Backend, DeviceCreateError};
 use crate::devices::{Bus, ExitPort, KeyboardController, PanicPort, PowerRegisters, power};
 use crate::event::Events;
-use crate::host;
 use crate::kvm::{self, CallError, KvmError};
 use crate::memory::dirty_log::DirtyLog;
 use crate::memory::{GuestMemory, MapError};
+use crate::room::{self, Room};
 use crate::state::MachineShape;
 use crate::vcpu::{VcpuCreateError, VcpuHandle};
 
@@ -39,12 +39,17 @@ pub enum CreateError {
     #[error(transparent)]
     Kvm(#[from] KvmError),
     /// Not enough memory free; found out before any is taken.
-    #[error("the guest wants {asked} bytes of memory, and this host has {available} available")]
+    #[error(
+        "the guest takes up to {asked} bytes of memory, {guest} of its own and the rest to run it; {room}: end another \
+         guest, choose less memory, or raise the limit"
+    )]
     NotEnoughMemory {
         /// Bytes asked for.
         asked: u64,
-        /// MemAvailable of /proc/meminfo, in bytes.
-        available: u64,
+        /// Those of the guest itself.
+        guest: u64,
+        /// What there is.
+        room: Room,
     },
     /// Memory could not be mapped.
     #[error(transparent)]
@@ -157,10 +162,10 @@ fn check_memory_free(config: &VmConfig) -> Result<(), CreateError> {
         // Reserved apart; mapping fails by itself where too few are free.
         return Ok(());
     }
-    match host::available_memory_bytes() {
-        Some(available) if available < config.memory_bytes => {
-            Err(CreateError::NotEnoughMemory { asked: config.memory_bytes, available })
-        }
+    let guest = config.memory_bytes;
+    let asked = guest.saturating_add(room::overhead_bytes(guest));
+    match Room::now() {
+        Some(room) if room.bytes() < asked => Err(CreateError::NotEnoughMemory { asked, guest, room }),
         _ => Ok(()),
     }
 }

@@ -1,10 +1,15 @@
 //! Devices in a whole machine: their life follows the machine's, their state is part of its state. The guest only counts;
 //! its devices are driven from outside, as its driver would.
 
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::{RestoreError, Vm};
 use crate::devices::virtio::backend::{Backend, DeviceCreateError};
@@ -201,6 +206,112 @@ fn a_device_that_waits_for_ever_does_not_keep_its_machine_from_ending() {
     drop(second);
     drop(missing);
     assert_eq!(Arc::strong_count(&memory), 1, "no thread is left that has it");
+}
+
+/// What a device was asked, and the one page that never comes.
+struct Unfinished {
+    device: usize,
+    queue: usize,
+    chain: Vec<(u64, u32, bool)>,
+    never: u64,
+}
+
+/// What a console's guest wrote.
+#[derive(Clone, Default)]
+struct Printed(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Printed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no panic").extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Issue 12, entry 8: whoever waits for a missing page is let go with zeros when the machine ends.
+#[test]
+fn entry_8_of_what_never_came_nothing_leaves_a_machine_that_ends() {
+    let test = "entry_8_of_what_never_came_nothing_leaves_a_machine_that_ends";
+    if !has_missing_pages(test) {
+        return;
+    }
+    const HEADER: u64 = 0x50_0000;
+    const DISCARD_HEADER: u64 = 0x51_0000;
+    const STATUS: u64 = 0x52_0000;
+    // The first half of a segment is on one page, the second on the next.
+    const SEGMENT: u64 = 0x54_0ff8;
+    let write = |never| Unfinished {
+        device: 0,
+        queue: 0,
+        chain: vec![(HEADER, 16, false), (BUFFER, 8192, false), (STATUS, 1, true)],
+        never,
+    };
+    let discard = |never| Unfinished {
+        chain: vec![(DISCARD_HEADER, 16, false), (SEGMENT, 16, false), (STATUS, 1, true)],
+        ..write(never)
+    };
+    let send = |device| Unfinished { device, queue: 1, chain: vec![(BUFFER, 100, false)], never: BUFFER };
+    let [descriptors, available, _] = places(0);
+    let mut all: Vec<_> = [descriptors, available, HEADER, BUFFER, BUFFER + 4096].map(write).into();
+    all.extend([SEGMENT, SEGMENT + 8].map(discard));
+    all.extend([1, 2].map(send));
+    for case in all {
+        let file = memfd_create("disk", MemfdFlags::CLOEXEC).map(std::fs::File::from).expect("a memfd");
+        file.write_all_at(&[0xdd; 1 << 20], 0).expect("writes");
+        let path = std::path::PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let (printed, block) = (Printed::default(), DeviceConfig::Block { read_only: false, bytes: 1 << 20 });
+        let machine = || {
+            let (inside, outside) = UnixDatagram::pair().expect("a pair");
+            let disk = Disk::new(&path, false).expect("a disk");
+            let backends = vec![Backend::Disk(disk), Backend::Net(Tap::of_socket(inside)), Backend::Console];
+            let devices = vec![block.clone(), DeviceConfig::Net { mac: MAC }, DeviceConfig::Console];
+            (made(devices, backends).expect("a machine"), outside)
+        };
+        let (mut first, _net) = machine();
+        first.boot(&elf::elf(COUNT), "", None).expect("boots");
+        let mut driver = driver(&first, case.device, case.queue + 1);
+        driver.set_up(0);
+        first.start();
+        first.pause().expect("pauses");
+        let put = |at: u64, bytes: &[u8]| first.memory().write(at, bytes).expect("in memory");
+        put(HEADER, &[&[1, 0, 0, 0, 0, 0, 0, 0][..], &3u64.to_le_bytes()].concat());
+        put(DISCARD_HEADER, &[11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        put(SEGMENT, &[&8u64.to_le_bytes()[..], &8u32.to_le_bytes(), &[0; 4]].concat());
+        put(BUFFER, &[0x77; 8192]);
+        driver.add(case.queue, &case.chain);
+        let state = first.save().expect("saves");
+        first.release_disks().expect("writes back");
+
+        let (mut second, outside) = machine();
+        second.virtio_consoles()[0].set_output(Box::new(printed.clone()));
+        let missing = MissingPages::open(second.memory()).expect("opens");
+        second.restore(&state).expect("restores");
+        second.take_disks().expect("free");
+        second.start();
+        let (mut waits, mut page) = (false, vec![0; 4096]);
+        until("the device waits for the page that never comes", || {
+            for fault in faults(&missing) {
+                if fault == case.never / 4096 {
+                    waits = true;
+                } else {
+                    first.memory().read(fault * 4096, &mut page).expect("in memory");
+                    missing.install(fault, &page).expect("installs");
+                }
+            }
+            waits
+        });
+        drop(second);
+        let what = format!("device {}, page {:#x}", case.device, case.never);
+        let mut disk = vec![0; 1 << 20];
+        file.read_exact_at(&mut disk, 0).expect("reads");
+        assert_eq!(disk.iter().position(|&byte| byte != 0xdd), None, "{what}: the disk is as it was");
+        assert!(printed.0.lock().expect("no panic").is_empty(), "{what}: nothing is printed");
+        outside.set_nonblocking(true).expect("a socket");
+        assert!(!matches!(outside.recv(&mut page), Ok(1..)), "{what}: no frame is sent");
+    }
 }
 
 #[test]

@@ -118,11 +118,8 @@ impl Drop for Vm {
         }
         // Only now, and not before the kick: a vCPU that is freed from waiting sees zeros where its page is missing, and
         // must find the order to leave before it computes with them.
-        let userfault = self.memory.userfault.lock().ok().and_then(|mut served| served.take());
-        if let Some(userfault) = userfault
-            && let Err(error) = userfault.end()
-        {
-            tracing::error!(%error, "could not free vCPUs that wait for missing pages");
+        if let Err(error) = self.memory.abandon_missing() {
+            tracing::error!(%error, "could not free threads that wait for missing pages");
         }
         for vcpu in &mut stuck {
             if !vcpu.wait_left(LAST_PATIENCE) {

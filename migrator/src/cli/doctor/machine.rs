@@ -56,12 +56,18 @@ pub fn needs() -> Vec<Need> {
             lack("off", "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled")
         }
     };
-    let memory = match host.available_memory_bytes {
-        Some(bytes) if bytes >= 1 << 30 => Ok(format!("{} available", show_bytes(bytes))),
-        Some(bytes) => lack(
-            format!("{} available", show_bytes(bytes)),
-            "stop something, or run smaller guests: --memory 128MiB",
+    let available = |room: &vmm::Room| match &room.cgroup {
+        Some(cgroup) => format!(
+            "{} available, {} by the cgroup {}",
+            show_bytes(room.host),
+            show_bytes(cgroup.left),
+            cgroup.folder.display()
         ),
+        None => format!("{} available", show_bytes(room.host)),
+    };
+    let memory = match &host.room {
+        Some(room) if room.bytes() >= 1 << 30 => Ok(available(room)),
+        Some(room) => lack(available(room), "stop something, or run smaller guests: --memory 128MiB"),
         None => lack("not known", "look at /proc/meminfo"),
     };
     vec![

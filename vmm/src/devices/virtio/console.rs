@@ -97,6 +97,9 @@ impl ConsolePort {
             // Out of guest memory first, then to the sink: see `input`.
             let length = output.copy_out(0, &mut chunk);
             output.skip(length);
+            if output.check_whole().is_err() {
+                return;
+            }
             // What becomes of it, here and below, is not the guest's business.
             let _ = self.sink().0.write_all(&chunk[..length]);
         }

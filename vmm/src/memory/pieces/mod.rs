@@ -113,6 +113,7 @@ impl<'m> Pieces<'m> {
 
     /// Writes `before` and the pieces to `to`, once.
     pub(crate) fn write_to(&mut self, to: BorrowedFd<'_>, before: &[u8]) -> io::Result<usize> {
+        self.fetch()?;
         // Cast to mutable for the type's sake: writev only reads.
         self.list[self.first - 1] =
             libc::iovec { iov_base: before.as_ptr().cast_mut().cast(), iov_len: before.len() };
@@ -145,6 +146,7 @@ impl<'m> Pieces<'m> {
 
     /// Writes all of the pieces to `to`, at `offset` bytes.
     pub(crate) fn write_at(&mut self, to: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
+        self.fetch()?;
         let mut done = 0;
         while self.bytes > 0 {
             let list = &self.list[self.first..self.end];
@@ -161,6 +163,27 @@ impl<'m> Pieces<'m> {
             }
         }
         Ok(())
+    }
+
+    /// Waits for those of the pieces' pages that are missing, so that what leaves the machine leaves it whole or not at
+    /// all: a call of the kernel that waited itself would go on with zeros when the machine ends.
+    fn fetch(&self) -> io::Result<()> {
+        if self.memory.has_missing_pages() {
+            self.each(0, self.bytes, |start, length| {
+                let to_border = PAGE_BYTES as usize - start as usize % PAGE_BYTES as usize;
+                for at in [0].into_iter().chain((to_border..length).step_by(PAGE_BYTES as usize)) {
+                    // SAFETY: a byte of the stretch, which is guest memory; what it holds does not matter.
+                    unsafe { start.add(at).read_volatile() };
+                }
+                length
+            });
+        }
+        self.check_whole()
+    }
+
+    /// As [`GuestMemory::check_whole`].
+    pub(crate) fn check_whole(&self) -> io::Result<()> {
+        self.memory.check_whole()
     }
 
     /// Calls `with` for the whole pages (dense numbers) within each piece.

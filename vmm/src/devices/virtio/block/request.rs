@@ -127,6 +127,7 @@ fn each_segment(
     for at in (0..bytes).step_by(SEGMENT_BYTES) {
         let mut segment = [0; SEGMENT_BYTES];
         readable.copy_out(at, &mut segment);
+        readable.check_whole()?;
         with(Segment {
             sector: u64_at(&segment, 0),
             sectors: u32_at(&segment, 8),
