@@ -4,7 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::{machine::UnavailableGuest, pages::PAGE_SIZE, vm::VmError};
+use crate::{machine::UnavailableGuest, pages::PAGE_SIZE, shown::show_count, vm::VmError};
 
 /// How many pages are to go, and how fast they do.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +17,7 @@ pub struct PagesLeft {
 
 impl fmt::Display for PagesLeft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} pages to go", self.pages)?;
+        write!(f, "{} pages to go", show_count(self.pages))?;
         match (self.pages * PAGE_SIZE as u64).checked_div(self.bytes_per_second) {
             Some(seconds) => write!(f, ", about {} s", seconds + 1),
             None => Ok(()),
