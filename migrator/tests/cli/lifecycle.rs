@@ -8,7 +8,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::ferry::{Host, await_that};
+use crate::ferry::{Host, PATIENCE, await_that};
 
 #[test]
 fn a_detached_guest_is_listed_paused_resumed_and_stopped() {
@@ -78,12 +78,15 @@ fn signals_end_a_guest_in_order() {
 fn the_console_is_a_plain_socket_and_replays_to_who_comes_later() {
     let host = Host::new();
     host.run_sim("a", &[]);
+    let mut expected = "A simulated guest says each line again.\r\n".to_owned();
     for _ in 0..2 {
         let mut console = UnixStream::connect(host.runtime().join("ferry/a.console")).unwrap();
+        console.set_read_timeout(Some(PATIENCE)).unwrap();
         console.write_all(b"hello\n").unwrap();
-        let mut words = [0; 27];
+        expected.push_str("heard hello\r\n");
+        let mut words = vec![0; expected.len()];
         console.read_exact(&mut words).unwrap();
-        assert_eq!(&words, b"A simulated guest has no co");
+        assert_eq!(String::from_utf8_lossy(&words), expected);
     }
 }
 
