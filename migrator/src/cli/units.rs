@@ -51,9 +51,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// A [`duration`] in which something can happen.
 pub fn some_time(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => {
-            Err("nothing can be done in no time: write a time as 50ms, 300us or 60s".to_owned())
-        }
+        Duration::ZERO => Err("nothing can be done in no time: write a time as 50ms, 300us or 60s".to_owned()),
         time => Ok(time),
     }
 }
@@ -61,10 +59,7 @@ pub fn some_time(text: &str) -> Result<Duration, String> {
 /// How many rounds pre-copy may make.
 pub fn rounds(text: &str) -> Result<u32, String> {
     match text.parse() {
-        Ok(0) => {
-            Err("pre-copy without rounds is stop-and-copy: ask for that strategy, or for 1 at least"
-                .to_owned())
-        }
+        Ok(0) => Err("pre-copy without rounds is stop-and-copy: ask for that strategy, or for 1 at least".to_owned()),
         Ok(rounds) => Ok(rounds),
         Err(_) => Err("write a number, as 30".to_owned()),
     }

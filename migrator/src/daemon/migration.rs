@@ -62,18 +62,9 @@ impl MigrationRequest {
     /// What is asked for can be done at all.
     fn check(&self) -> Result<(), Refusal> {
         let no = [
-            (
-                self.max_bandwidth_bits_per_second == Some(0),
-                "a bandwidth of 0 moves nothing: leave it out for no limit",
-            ),
-            (
-                self.timeout_us == Some(0),
-                "a timeout of 0 lets nothing be done: leave it out for as long as it takes",
-            ),
-            (
-                self.downtime_limit_us == Some(0),
-                "a downtime limit of 0 cannot be kept: 1000, a millisecond, may be",
-            ),
+            (self.max_bandwidth_bits_per_second == Some(0), "a bandwidth of 0 moves nothing: leave it out for no limit"),
+            (self.timeout_us == Some(0), "a timeout of 0 lets nothing be done: leave it out for as long as it takes"),
+            (self.downtime_limit_us == Some(0), "a downtime limit of 0 cannot be kept: 1000, a millisecond, may be"),
             (self.max_rounds == Some(0), "pre-copy without rounds is stop-and-copy: ask for that strategy"),
             (self.options().peer_timeout < MIN_PEER_TIMEOUT, "the peer timeout must be a second at least"),
         ];
