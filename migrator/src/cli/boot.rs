@@ -1,6 +1,6 @@
 //! What to run, and the machine for it.
 
-use std::path::PathBuf;
+use std::{io::Write, path::PathBuf};
 
 use anyhow::{Context, bail};
 
@@ -23,6 +23,9 @@ pub fn linux_command_line(console: ConsoleKind) -> &'static str {
         ConsoleKind::Virtio => "console=hvc0 panic=-1",
     }
 }
+
+/// What a simulated guest's console begins with; it goes along as all that follows.
+const GREETING: &[u8] = b"A simulated guest says each line again.\r\n";
 
 /// A guest to boot.
 #[cfg_attr(not(feature = "kvm"), allow(dead_code))]
@@ -62,11 +65,7 @@ impl Guest {
     }
 
     /// A running machine with this guest in it. `console` is where its console goes.
-    pub fn boot(
-        &self,
-        name: &str,
-        console: Box<dyn std::io::Write + Send>,
-    ) -> anyhow::Result<(Machine, Facts)> {
+    pub fn boot(&self, name: &str, console: Box<dyn Write + Send>) -> anyhow::Result<(Machine, Facts)> {
         match self.image.as_deref() {
             Some("sim") => self.simulate(name, console),
             Some("pulse" | "linux") | None => self.boot_kvm(name, console),
@@ -76,11 +75,7 @@ impl Guest {
         }
     }
 
-    fn simulate(
-        &self,
-        name: &str,
-        console: Box<dyn std::io::Write + Send>,
-    ) -> anyhow::Result<(Machine, Facts)> {
+    fn simulate(&self, name: &str, console: Box<dyn Write + Send>) -> anyhow::Result<(Machine, Facts)> {
         if self.vcpus != 1 {
             bail!("a simulated guest has one vCPU: leave --vcpus out");
         }
@@ -97,6 +92,8 @@ impl Guest {
         let vm =
             SimVm::boot(name, self.memory_bytes / PAGE_SIZE as u64, workload).context("simulate a guest")?;
         let machine = Machine::Simulated(Box::new(vm));
+        let mut console = console;
+        console.write_all(GREETING).context("write to the guest's console")?;
         machine.handles().set_console_output(console);
         let facts =
             Facts { kind: crate::sim::KIND.to_owned(), image: Some("sim".to_owned()), ..self.facts() };
@@ -108,16 +105,12 @@ impl Guest {
     }
 
     #[cfg(not(feature = "kvm"))]
-    fn boot_kvm(&self, _: &str, _: Box<dyn std::io::Write + Send>) -> anyhow::Result<(Machine, Facts)> {
+    fn boot_kvm(&self, _: &str, _: Box<dyn Write + Send>) -> anyhow::Result<(Machine, Facts)> {
         bail!("this ferry was built without KVM and runs only simulated guests: try `ferry run sim`")
     }
 
     #[cfg(feature = "kvm")]
-    fn boot_kvm(
-        &self,
-        name: &str,
-        console: Box<dyn std::io::Write + Send>,
-    ) -> anyhow::Result<(Machine, Facts)> {
+    fn boot_kvm(&self, name: &str, console: Box<dyn Write + Send>) -> anyhow::Result<(Machine, Facts)> {
         use crate::{
             kvm_vm::{self, KvmVm},
             machine::GuestConsole,
