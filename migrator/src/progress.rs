@@ -61,6 +61,9 @@ pub struct ProgressSnapshot {
     pub converges: Option<bool>,
     /// The downtime if the guest were paused now, in microseconds.
     pub expected_downtime_us: u64,
+    /// How long the guest stood still in rehearsals of its pause, together, in microseconds.
+    #[serde(default)]
+    pub rehearsal_us: u64,
 }
 
 /// What went over the links of one kind, counted as it goes.

@@ -158,6 +158,10 @@ pub struct Report {
     /// What it took.
     #[serde(flatten)]
     pub moved: Moved,
+    /// How long the guest stood still in rehearsals of its pause, together, in microseconds: before anything moved, and part
+    /// of the setup. Draining a slow disk makes it long.
+    #[serde(default)]
+    pub rehearsal_us: u64,
     /// What the downtime was expected to be without any page, before anything moved, in microseconds.
     pub fixed_downtime_us: u64,
     /// Whether pre-copy's downtime was within `--downtime-limit`; nothing for other strategies, and if it did not move.
@@ -206,6 +210,7 @@ impl Report {
             guest_end: None,
             verified: None,
             moved: Moved::default(),
+            rehearsal_us: 0,
             fixed_downtime_us: 0,
             downtime_limit_kept: None,
             downtime_expected_us: None,

@@ -6,6 +6,9 @@ use crate::{
     timeline::DowntimeParts,
 };
 
+/// Rehearsals shorter than this are no news.
+const SHOWN_REHEARSAL_US: u64 = 5_000;
+
 /// Its lines.
 pub fn lines(report: &Report) -> Vec<String> {
     // Any other end is told in a sentence of its own, on standard error.
@@ -15,6 +18,10 @@ pub fn lines(report: &Report) -> Vec<String> {
     let mut row = |what: &str, value: String| lines.push(format!("  {what:<15} {value}"));
     let (total, setup) = (show_micros(report.total_us), show_micros(report.moved.setup_us));
     row("total time", format!("{total:>11} (setup {setup})"));
+    if report.rehearsal_us >= SHOWN_REHEARSAL_US {
+        let stood_still = show_micros(report.rehearsal_us);
+        row("rehearsed", format!("{stood_still:>11}, the guest stood still before the move"));
+    }
     if let Some(downtime) = report.moved.downtime_engine_us {
         row("downtime", format!("{:>11}{}", show_micros(downtime), limit(report, downtime)));
         for (part, micros) in parts(&report.moved.downtime_parts_us) {

@@ -28,8 +28,8 @@ pub struct SimGuest {
     random: u64,
     /// How often each page of the working set was written.
     sequences: Vec<u32>,
-    /// How often the state was saved: a device writes it to a page of its own each time.
-    pub(super) saves: u32,
+    /// How often the state was saved, in rehearsals, too: a device writes it to a page of its own each time.
+    pub saves: u32,
     /// Frames that its network brought it, in order: the number of the next.
     pub next_frame: u64,
     /// Frames that never came.

@@ -60,6 +60,8 @@ pub struct SimVm {
     faults: BTreeMap<Fault, u32>,
     /// How long each bite of its memory takes to be backed.
     pub(super) populate_nap: Duration,
+    /// How long draining its devices takes.
+    drain_nap: Duration,
     console: KeptConsole,
 }
 
@@ -133,6 +135,7 @@ impl SimVm {
             thread: None,
             faults: BTreeMap::new(),
             populate_nap: Duration::ZERO,
+            drain_nap: Duration::ZERO,
             console: KeptConsole::default(),
         })
     }
@@ -145,6 +148,11 @@ impl SimVm {
     /// Lets an operation succeed again.
     pub fn mend(&mut self, fault: Fault) {
         self.faults.remove(&fault);
+    }
+
+    /// Its devices take so long to drain, as on a slow disk.
+    pub fn drain_slowly(&mut self, nap: Duration) {
+        self.drain_nap = nap;
     }
 
     /// Waits until a repeatable guest that has just arrived has made its first steps.
@@ -282,6 +290,9 @@ impl SourceVm for SimVm {
 
     fn pause(&mut self) -> Result<(), VmError> {
         self.trip(Fault::Pause, "pause")?;
+        if self.is_running() {
+            std::thread::sleep(self.drain_nap);
+        }
         let mut machine = self.shared.lock();
         machine.running = false;
         if let Some(guest) = machine.guest.as_ref().filter(|guest| guest.workload.network) {

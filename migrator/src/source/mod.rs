@@ -120,6 +120,8 @@ pub fn migrate(
             }
         }
     }
+    // Also of one that failed before anything was ready: the guest noticed.
+    report.rehearsal_us = progress.snapshot().rehearsal_us;
     // The caller's thread, and threads it makes, are as any other again.
     set_priority(Priority::Normal);
     progress.begin(Phase::Ended, 0);

@@ -30,6 +30,8 @@ const FRAME_PATIENCE: Duration = Duration::from_secs(1);
 const PROBES: usize = 5;
 const REHEARSALS: usize = 4;
 const QUICK_REHEARSAL: Duration = Duration::from_millis(1);
+/// No more rehearsals once a guest has stood still for so long in them.
+const LONG_REHEARSALS: Duration = Duration::from_millis(20);
 
 /// The part of a switchover that does not depend on how many pages it moves, as measured.
 #[derive(Clone, Copy, Debug, Default)]
@@ -135,7 +137,7 @@ fn make_ready(
     let interrupt = links.interrupt;
     progress.begin(Phase::Preparing, 0);
     let pages = vm.pages();
-    let Rehearsal { state, pause, save_state } = rehearse(vm)?;
+    let Rehearsal { state, pause, save_state } = rehearse(vm, progress)?;
     let mut console = ConsoleToGo::of(vm);
     let load = offer(control, vm, needs, options, state, console.next())?;
     let throttle = options.max_bandwidth.map(|rate| Arc::new(Throttle::new(rate)));
@@ -205,9 +207,11 @@ fn new_id() -> Result<MigrationId, MigrateError> {
 
 /// Pauses, saves the state and lets the guest run on: a gap of a fraction of a millisecond, before
 /// anything depends on it. Where the host was busy with something else it is done again, for a
-/// stray delay must not count as what a switchover takes.
-fn rehearse(vm: &mut dyn SourceVm) -> Result<Rehearsal, MigrateError> {
+/// stray delay must not count as what a switchover takes; but not where each one takes long, as draining a slow disk does:
+/// the guest stands still meanwhile.
+fn rehearse(vm: &mut dyn SourceVm, progress: &Progress) -> Result<Rehearsal, MigrateError> {
     let mut quickest: Option<Rehearsal> = None;
+    let mut stood_still = Duration::ZERO;
     for _ in 0..REHEARSALS {
         let begin = Instant::now();
         let mut paused_vm = PausedVm::pause(vm)?;
@@ -216,12 +220,14 @@ fn rehearse(vm: &mut dyn SourceVm) -> Result<Rehearsal, MigrateError> {
         let save_state = begin.elapsed() - pause;
         // A guest that could not be resumed is not moved, but said to be paused.
         paused_vm.resume()?;
+        stood_still += begin.elapsed();
+        progress.update(|now| now.rehearsal_us = micros(stood_still));
         let this = Rehearsal { state, pause, save_state };
         let took = this.took();
         if quickest.as_ref().is_none_or(|best| took < best.took()) {
             quickest = Some(this);
         }
-        if took < QUICK_REHEARSAL {
+        if took < QUICK_REHEARSAL || stood_still >= LONG_REHEARSALS {
             break;
         }
     }

@@ -182,6 +182,33 @@ fn look(host: &Host, name: &str) {
     assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
 }
 
+/// Issue 12, entry 13: a destination of post-copy never has more resident than the guest's memory and a little, whether its
+/// pages come in whole blocks or, under a limit, in short frames.
+#[test]
+fn entry_13_a_post_copy_takes_the_guests_memory_once() {
+    let test = "entry_13_a_post_copy_takes_the_guests_memory_once";
+    if !kvm_is_there(test) {
+        return;
+    }
+    if let Err(reason) = vmm::MissingPages::probe() {
+        println!("skipped: {test}: {reason}");
+        return;
+    }
+    let host = Host::new();
+    host.ferry(&["run", "pulse", "rate=2000", "--memory", "256MiB", "-d", "--name", "a"]).succeeds();
+    await_that("pulse is ready", || host.info("a")["guest"]["ready"] == true);
+    for (from, to, limit) in [("a", "b", "3Gbit"), ("b", "c", "500Gbit")] {
+        let address = host.receive(to);
+        let pid = host.info(to)["vm"]["pid"].as_u64().unwrap();
+        host.ferry(&["migrate", from, &address, "-s", "post-copy", "--max-bandwidth", limit]).succeeds();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak");
+        let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(peak_kib < (256 + 64) << 10, "{limit}: {peak_kib} KiB at the peak, for a guest of 256 MiB");
+        host.assert_alive(to);
+    }
+}
+
 /// Pulse has no driver for it: it is asked, and gives nothing. Linux does, on emulated hosts.
 #[test]
 fn a_balloon_is_asked_for_and_the_wish_goes_along() {

@@ -83,3 +83,25 @@ fn a_guest_that_is_given_up_has_a_report_that_adds_up() {
     assert!(tried.report.moved.final_pages.is_none());
     assert_adds_up(&tried.report, "given up");
 }
+
+/// Issue 12, entry 13: a guest that stands still for a rehearsal, too, stands still. It is counted, and not done four times
+/// where each takes long.
+#[test]
+fn entry_13_rehearsals_on_a_slow_disk_are_few_and_counted() {
+    let nap = Duration::from_millis(25);
+    for (slow, rehearsals) in [(true, 1..=1), (false, 1..=4)] {
+        let mut source = boot(1);
+        if slow {
+            source.drain_slowly(nap);
+        }
+        let tried = Try::new(Strategy::StopAndCopy).run(&mut source);
+        assert_eq!(tried.report.outcome, Outcome::Completed, "{:?}", tried.report.error);
+        if slow {
+            assert!(tried.report.rehearsal_us >= nap.as_micros() as u64, "{} us", tried.report.rehearsal_us);
+        }
+        let vm = tried.assert_one_guest(source, "rehearsed").expect("it arrived");
+        // One more save is that of the switchover.
+        let saves = vm.guest().expect("a guest").saves;
+        assert!(rehearsals.contains(&(saves - 1)), "{saves} saves");
+    }
+}
