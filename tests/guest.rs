@@ -5,8 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ferry::kvm_vm::KvmVm;
 use guest_images::pulse;
-use migrator::kvm_vm::KvmVm;
 use telemetry::{CHECK_REQUEST_ADDRESS, Snapshot, TELEMETRY_ADDRESS, TELEMETRY_BYTES};
 use vmm::{Backend, Backing, CpuModel, DeviceConfig, VmConfig};
 

@@ -2,9 +2,8 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
-use migrator::{
+use engine::{
     destination::{ReceiveError, receive},
-    kvm_vm::{KvmHost, KvmVm},
     options::Options,
     progress::Progress,
     report::{Outcome, Report},
@@ -13,6 +12,7 @@ use migrator::{
     transport::{Address, Interrupt},
     vm::SourceVm,
 };
+use ferry::kvm_vm::{KvmHost, KvmVm};
 
 use crate::guest::assert_oracle_clean;
 

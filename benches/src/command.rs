@@ -3,7 +3,7 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use migrator::strategy::Strategy;
+use engine::strategy::Strategy;
 
 use crate::{
     network::Bandwidth,

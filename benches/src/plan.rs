@@ -1,6 +1,6 @@
 //! What is measured, and in which order.
 
-use migrator::strategy::Strategy;
+use engine::strategy::Strategy;
 use serde::{Deserialize, Serialize};
 
 use crate::{network::Bandwidth, peer::Setting};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use migrator::report::in_words;
+use engine::report::in_words;
 
 use crate::{
     command::Compare,

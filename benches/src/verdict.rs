@@ -1,6 +1,6 @@
 //! What to read out of the table, in words made from the data.
 
-use migrator::strategy::Strategy;
+use engine::strategy::Strategy;
 
 use crate::{
     plan::Workload,

@@ -10,8 +10,8 @@ use benches::{
 #[test]
 fn a_client_holds_its_connections_while_the_guest_moves_by_each_strategy() {
     let name = "a_client_holds_its_connections_while_the_guest_moves_by_each_strategy";
-    if let Err(refusal) = migrator::host_network::permitted() {
-        println!("skipped: {name}: {}", migrator::report::in_words(&refusal));
+    if let Err(refusal) = linux_host::network::permitted() {
+        println!("skipped: {name}: {}", engine::report::in_words(&refusal));
         return;
     }
     let machines = Machines::probe(false);

@@ -146,8 +146,8 @@ fn has_machines(test: &str) -> bool {
         println!("skipped: {test}: /dev/kvm: {error}");
         return false;
     }
-    if let Err(error) = migrator::host_network::permitted() {
-        println!("skipped: {test}: no network of namespaces: {}", migrator::report::in_words(&error));
+    if let Err(error) = linux_host::network::permitted() {
+        println!("skipped: {test}: no network of namespaces: {}", engine::report::in_words(&error));
         return false;
     }
     true

@@ -64,7 +64,7 @@ impl CargoRun {
             Cli::try_parse_from(&line).unwrap_or_else(|error| panic!("{}: {error}", line.join(" ")));
             return;
         };
-        let manifests = ["tests", "guest-images/linux", "migrator", "benches"].map(|member| {
+        let manifests = ["tests", "guest-images/linux", "migrator/ferry", "benches"].map(|member| {
             fs::read_to_string(root().join(member).join("Cargo.toml")).expect("a member's manifest")
         });
         let named = |name: &str| format!("name = \"{name}\"\n");
@@ -84,7 +84,7 @@ fn every_command_of_the_readme_is_understood() {
         match &command.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["ferry", ..] => {
                 ferry += 1;
-                if let Err(error) = migrator::cli::understand(command) {
+                if let Err(error) = ferry::cli::understand(command) {
                     panic!("{}: {error}", command.join(" "));
                 }
             }
@@ -104,7 +104,7 @@ fn every_command_of_the_readme_is_understood() {
 
 #[test]
 fn what_is_not_understood_is_found() {
-    let ferry = |line: &str| migrator::cli::understand(line.split(' '));
+    let ferry = |line: &str| ferry::cli::understand(line.split(' '));
     assert!(ferry("ferry migrate demo tcp://127.0.0.1:7800").is_ok());
     for wrong in ["ferry moov demo tcp://h:1", "ferry migrate demo 127.0.0.1:port", "ferry ps --jason"] {
         assert!(ferry(wrong).is_err(), "{wrong}");

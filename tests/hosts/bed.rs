@@ -289,7 +289,7 @@ fn programs(has_client: bool) -> Result<Programs, BedError> {
             curl,
         });
     }
-    let directory = static_programs::build(&[("migrator", "ferry"), agent])?;
+    let directory = static_programs::build(&[("ferry", "ferry"), agent])?;
     Ok(Programs { ferry: directory.join("ferry"), agent: directory.join("host-agent"), curl })
 }
 

@@ -230,7 +230,7 @@ fn goes_first(name: &str) -> bool {
 #[test]
 fn a_card_goes_ahead_while_that_is_wanted() {
     let test = "a_card_goes_ahead_while_that_is_wanted";
-    let permitted = std::thread::spawn(scheduling::go_first).join().expect("a thread");
+    let permitted = std::thread::spawn(linux_host::scheduling::go_first).join().expect("a thread");
     if !permitted {
         println!("skipped: {test}: no thread may go before others here (SCHED_FIFO needs CAP_SYS_NICE)");
         return;

@@ -92,7 +92,7 @@ impl HostFacts {
             congestion_control,
             vhost_net: has_vhost_net(),
             // On a thread of its own, with which it is gone.
-            realtime_threads: std::thread::spawn(scheduling::go_first).join().ok(),
+            realtime_threads: std::thread::spawn(linux_host::scheduling::go_first).join().ok(),
         }
     }
 }

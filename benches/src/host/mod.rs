@@ -24,7 +24,7 @@ impl Machines {
             return Machines { simulated: Some("--simulated".to_owned()), no_missing_pages: None };
         }
         let host = vmm::probe();
-        let in_words = |error: &dyn std::error::Error| migrator::report::in_words(error);
+        let in_words = |error: &dyn std::error::Error| engine::report::in_words(error);
         match host.kvm {
             Err(error) => Machines { simulated: Some(in_words(&error)), no_missing_pages: None },
             Ok(_) => {

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use migrator::{host_network::Refusal, report::in_words};
+use engine::report::in_words;
+use linux_host::network::Refusal;
 use thiserror::Error;
 
 /// Why there is no network, or not the one that was asked for.

@@ -1,6 +1,6 @@
 //! The right to make namespaces.
 
-use migrator::host_network::{self, Privilege, UserNamespace};
+use linux_host::network::{self, Privilege, UserNamespace};
 
 use super::NetworkError;
 
@@ -13,7 +13,7 @@ use super::NetworkError;
 /// # Errors
 /// If networks cannot be made; the process is where it was then.
 pub fn prepare() -> Result<Privilege, NetworkError> {
-    let privilege = host_network::permitted().map_err(NetworkError::NotPermitted)?;
+    let privilege = network::permitted().map_err(NetworkError::NotPermitted)?;
     if privilege == Privilege::UserNamespace {
         UserNamespace::of_this_user().enter().map_err(NetworkError::UserNamespace)?;
     }

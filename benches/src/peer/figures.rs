@@ -31,7 +31,7 @@ pub fn record(run: &mut Run, answer: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use migrator::strategy::Strategy;
+    use engine::strategy::Strategy;
 
     use super::*;
     use crate::plan::{Fill, Idle, Workload};

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use migrator::strategy::Strategy;
+use engine::strategy::Strategy;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use migrator::transport::tcp;
+use engine::transport::tcp;
 use rustix::net::SendFlags;
 
 use super::ProbeError;

@@ -164,8 +164,8 @@ fn times_in(longest: Duration, period: Duration) -> u64 {
 fn run_first() {
     // SAFETY: it takes numbers, and concerns this thread only.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) };
-    if !scheduling::go_first() {
-        scheduling::set_nice(-20);
+    if !linux_host::scheduling::go_first() {
+        linux_host::scheduling::set_nice(-20);
     }
 }
 

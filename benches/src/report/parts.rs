@@ -1,7 +1,7 @@
 //! Downtime in its parts, each arm's to its own scale: what matters is which part is large.
 
+use engine::timeline::DowntimeParts;
 use maud::{Markup, html};
-use migrator::timeline::DowntimeParts;
 
 use super::bars::{WIDTH, px};
 use crate::{

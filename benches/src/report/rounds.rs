@@ -1,6 +1,6 @@
 //! The rounds of pre-copy: what the link takes against what the guest writes.
 
-use migrator::report::RoundReport;
+use engine::report::RoundReport;
 
 use super::bars::{Bar, Bars, Block};
 use crate::{results::Run, units};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use migrator::strategy::Strategy;
+use engine::strategy::Strategy;
 use serde::{Deserialize, Serialize};
 
 const FERRY: &str = "ferry";

@@ -8,8 +8,8 @@ mod phases;
 mod run;
 mod timeline;
 
+pub use self::engine::{Engine, PeerFigures};
 pub use client::{Brownout, ClientReport, Percentiles, ResponseTimes, UdpReport};
-pub use engine::{Engine, PeerFigures};
 pub use file::{ResultsFile, read, write_whole};
 pub use moved::Moved;
 pub use phases::{Phase, Phases};

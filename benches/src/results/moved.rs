@@ -1,6 +1,6 @@
 //! What it took to move a guest, as far as it was measured.
 
-use migrator::{
+use engine::{
     report,
     report::{PassReport, RoundReport, ServedReport},
     timeline::DowntimeParts,

@@ -1,6 +1,6 @@
 //! One migration, measured.
 
-use migrator::{
+use engine::{
     protocol::FaultStatistics,
     report::{Outcome, Report},
     strategy::Strategy,

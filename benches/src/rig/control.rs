@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use migrator::{options::Verify, report::Report};
+use engine::{options::Verify, report::Report};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Plays `ferry` itself.
 pub fn play(arguments: &[String]) -> ExitCode {
     let arguments = std::iter::once("ferry").chain(arguments.iter().map(String::as_str));
-    migrator::cli::run_from(arguments.map(OsString::from))
+    ferry::cli::run_from(arguments.map(OsString::from))
 }
 
 /// A VM's process, and its control socket.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use migrator::transport::tcp::connect_to_neighbour;
+use engine::transport::tcp::connect_to_neighbour;
 
 use super::{LIMIT_RECEIVE, LIMIT_SEND, child::Process};
 use crate::{

@@ -1,6 +1,6 @@
 //! One arm: its runs, and what they came to.
 
-use migrator::strategy::Strategy;
+use engine::strategy::Strategy;
 
 use crate::{
     plan::Workload,

@@ -9,14 +9,12 @@ mod shaped;
 mod unprivileged;
 
 use benches::network::{Network, NetworkConfig};
-use migrator::{
-    host_network::{self, Privilege},
-    report::in_words,
-};
+use engine::report::in_words;
+use linux_host::network::{self, Privilege};
 
 /// A network, or nothing where this process may make none; then the test says so by its name.
 pub fn network(name: &str, config: &NetworkConfig) -> Option<Network> {
-    let reason = match host_network::permitted() {
+    let reason = match network::permitted() {
         Ok(Privilege::Root) => {
             return Some(Network::up(config).unwrap_or_else(|error| panic!("{}", in_words(&error))));
         }

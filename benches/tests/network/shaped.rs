@@ -81,7 +81,7 @@ fn a_delay_is_in_force_or_refused_in_a_sentence() {
             println!("{error}");
             assert!(error.to_string().contains("netem"), "{error}");
         }
-        Err(error) => panic!("{}", migrator::report::in_words(&error)),
+        Err(error) => panic!("{}", engine::report::in_words(&error)),
     }
 }
 

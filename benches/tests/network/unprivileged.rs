@@ -11,7 +11,7 @@ use std::{
     ptr,
 };
 
-use migrator::host_network::{self, UserNamespace};
+use linux_host::network::{self, UserNamespace};
 
 /// `nobody`, where the tests run as root.
 const NOBODY: u32 = 65_534;
@@ -23,7 +23,7 @@ fn an_ordinary_user_has_the_same_network() {
         return;
     }
     let name = "an_ordinary_user_has_the_same_network";
-    if let Err(error) = host_network::tap() {
+    if let Err(error) = network::tap() {
         println!("skipped: {name}: /dev/net/tun: {error}");
         return;
     }

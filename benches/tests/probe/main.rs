@@ -133,7 +133,7 @@ fn the_probe_runs_where_it_is_started() {
     let network = match Network::up(&NetworkConfig::default()) {
         Ok(network) => network,
         Err(error) => {
-            println!("skipped: {name}: {}", migrator::report::in_words(&error));
+            println!("skipped: {name}: {}", engine::report::in_words(&error));
             return;
         }
     };

@@ -2,8 +2,8 @@
 
 use std::{fs, path::Path};
 
+use engine::{pages::PAGE_SIZE, report::Report};
 use ferry_tests::hosts::{Bed, BedConfig};
-use migrator::{pages::PAGE_SIZE, report::Report};
 
 use crate::{bed, by_hand::with_causes, linux_guest::Guest};
 

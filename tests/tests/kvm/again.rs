@@ -6,14 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use engine::{
+    options::Options, pages::PageSet, progress::Phase, report::Outcome, strategy::Strategy, vm::SourceVm,
+};
+use ferry::kvm_vm::KvmVm;
 use ferry_tests::{
     can_run_guests,
     guest::{assert_oracle_clean, await_guest, boot},
     moves::{Try, moved},
-};
-use migrator::{
-    kvm_vm::KvmVm, options::Options, pages::PageSet, progress::Phase, report::Outcome, strategy::Strategy,
-    vm::SourceVm,
 };
 
 const BUSY: &str = "working-set=8MiB dirty-rate=5000";
@@ -78,39 +78,39 @@ struct Spoilt<'a> {
 }
 
 impl SourceVm for Spoilt<'_> {
-    fn describe(&self) -> migrator::vm::VmDescription {
+    fn describe(&self) -> engine::vm::VmDescription {
         self.vm.describe()
     }
 
-    fn pages(&self) -> Arc<dyn migrator::pages::GuestPages> {
+    fn pages(&self) -> Arc<dyn engine::pages::GuestPages> {
         SourceVm::pages(self.vm)
     }
 
-    fn start_dirty_log(&mut self) -> Result<(), migrator::vm::VmError> {
+    fn start_dirty_log(&mut self) -> Result<(), engine::vm::VmError> {
         self.vm.start_dirty_log()
     }
 
-    fn take_dirty(&mut self, dirty: &mut PageSet) -> Result<(), migrator::vm::VmError> {
+    fn take_dirty(&mut self, dirty: &mut PageSet) -> Result<(), engine::vm::VmError> {
         self.vm.take_dirty(dirty)
     }
 
-    fn stop_dirty_log(&mut self) -> Result<(), migrator::vm::VmError> {
+    fn stop_dirty_log(&mut self) -> Result<(), engine::vm::VmError> {
         self.vm.stop_dirty_log()
     }
 
-    fn pause(&mut self) -> Result<(), migrator::vm::VmError> {
+    fn pause(&mut self) -> Result<(), engine::vm::VmError> {
         self.vm.pause()
     }
 
-    fn resume(&mut self) -> Result<(), migrator::vm::VmError> {
+    fn resume(&mut self) -> Result<(), engine::vm::VmError> {
         self.vm.resume()
     }
 
-    fn before_pause(&mut self) -> Result<(), migrator::vm::VmError> {
+    fn before_pause(&mut self) -> Result<(), engine::vm::VmError> {
         self.vm.before_pause()
     }
 
-    fn release(&mut self) -> Result<(), migrator::vm::VmError> {
+    fn release(&mut self) -> Result<(), engine::vm::VmError> {
         self.vm.release()
     }
 
@@ -118,11 +118,11 @@ impl SourceVm for Spoilt<'_> {
         self.vm.first_pages()
     }
 
-    fn network(&self) -> Option<Arc<dyn migrator::vm::Network>> {
+    fn network(&self) -> Option<Arc<dyn engine::vm::Network>> {
         SourceVm::network(self.vm)
     }
 
-    fn save_state(&mut self) -> Result<Vec<u8>, migrator::vm::VmError> {
+    fn save_state(&mut self) -> Result<Vec<u8>, engine::vm::VmError> {
         self.saves += 1;
         let state = self.vm.save_state()?;
         // The rehearsal goes well; what counts does not.
@@ -142,16 +142,16 @@ fn a_state_that_cannot_be_loaded_leaves_the_guest_running() {
     };
     for strategy in Strategy::ALL {
         let (mut acceptor, address) =
-            "tcp://127.0.0.1:0".parse::<migrator::transport::Address>().unwrap().listen().unwrap();
-        let interrupt = migrator::transport::Interrupt::default();
+            "tcp://127.0.0.1:0".parse::<engine::transport::Address>().unwrap().listen().unwrap();
+        let interrupt = engine::transport::Interrupt::default();
         let report = thread::scope(|scope| {
-            let mut host = migrator::kvm_vm::KvmHost::default();
+            let mut host = ferry::kvm_vm::KvmHost::default();
             let destination = scope.spawn(move || {
-                migrator::destination::receive(&mut host, &mut *acceptor, &interrupt, |_, _| ())
+                engine::destination::receive(&mut host, &mut *acceptor, &interrupt, |_, _| ())
             });
             let mut spoilt = Spoilt { vm: &mut vm, state: truncate, saves: 0 };
             let attempt = Try::new(strategy);
-            let report = migrator::source::migrate(
+            let report = engine::source::migrate(
                 &mut spoilt,
                 &*address.connector(),
                 strategy,

@@ -1,10 +1,10 @@
 //! Moving on: A to B to C and back, by every strategy, with several vCPUs.
 
-use ferry_tests::{can_run_guests, guest::boot, moves::moved};
-use migrator::{
+use engine::{
     options::{Options, Verify},
     strategy::Strategy,
 };
+use ferry_tests::{can_run_guests, guest::boot, moves::moved};
 
 fn chain(vcpus: u8) {
     let mut vm = boot(64 << 20, vcpus, "working-set=8MiB dirty-rate=5000");

@@ -2,12 +2,9 @@
 
 use std::{fs::File, path::Path};
 
+use engine::{report::Outcome, strategy::Strategy};
+use ferry::kvm_vm::{KvmHost, KvmVm};
 use ferry_tests::{can_run_guests, guest::boot_with, moves::Try};
-use migrator::{
-    kvm_vm::{KvmHost, KvmVm},
-    report::Outcome,
-    strategy::Strategy,
-};
 use vmm::{Backend, Backing, CpuModel, DeviceConfig, Disk, DiskError, Vm, VmConfig};
 
 const DISK_BYTES: u64 = 1 << 20;

@@ -2,16 +2,16 @@
 
 use std::fs;
 
+use engine::{
+    options::Options,
+    report::{Outcome, Report},
+    strategy::Strategy,
+};
+use ferry::kvm_vm::{KvmHost, KvmVm};
 use ferry_tests::{
     can_run_guests,
     guest::{assert_oracle_clean, boot_as},
     moves::Try,
-};
-use migrator::{
-    kvm_vm::{KvmHost, KvmVm},
-    options::Options,
-    report::{Outcome, Report},
-    strategy::Strategy,
 };
 use vmm::{Backing, VmConfig};
 

@@ -6,16 +6,12 @@ use benches::{
     network::{GUEST_ADDRESS, GUEST_MAC, GUEST_PREFIX, Network, NetworkConfig, Side, TAP},
     probe::{self, MigrationWindow, Probe, ProbeConfig, now_ns},
 };
+use engine::{options::Options, report::Outcome, strategy::Strategy};
+use ferry::kvm_vm::{KvmHost, KvmVm};
 use ferry_tests::{
     can_run_guests,
     guest::{assert_oracle_clean, boot_with},
     moves::Try,
-};
-use migrator::{
-    kvm_vm::{KvmHost, KvmVm},
-    options::Options,
-    report::Outcome,
-    strategy::Strategy,
 };
 use vmm::{Backend, DeviceConfig, MacAddress, Tap, TapError};
 

@@ -12,17 +12,17 @@ use std::{
 use benches::network::{
     CLIENT_ADDRESS, GUEST_ADDRESS, GUEST_MAC, GUEST_PREFIX, Network, NetworkConfig, Side, TAP,
 };
-use ferry_tests::{
-    can_run_guests,
-    guest::{assert_oracle_clean, boot_with, snapshot},
-    moves::Try,
-};
-use migrator::{
-    kvm_vm::{KvmHost, KvmVm},
+use engine::{
     options::Options,
     report::Outcome,
     strategy::Strategy,
     vm::{HeldVm, SourceVm},
+};
+use ferry::kvm_vm::{KvmHost, KvmVm};
+use ferry_tests::{
+    can_run_guests,
+    guest::{assert_oracle_clean, boot_with, snapshot},
+    moves::Try,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, eth, socket_with};
 use vmm::{Backend, DeviceConfig, Disk, MacAddress, Tap, TapError};

@@ -1,10 +1,10 @@
 //! From the smallest guest to one whose memory goes around the hole below 4 GiB.
 
-use ferry_tests::{can_run_guests, guest::boot, moves::moved};
-use migrator::{
+use engine::{
     options::{Options, Verify},
     strategy::Strategy,
 };
+use ferry_tests::{can_run_guests, guest::boot, moves::moved};
 
 fn sizes(memory_bytes: u64, fill: &str) {
     let verify = Verify::AfterStart;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use migrator::machine::tsc_now;
+use ferry::machine::tsc_now;
 use serde_json::Value;
 use telemetry::Snapshot;
 

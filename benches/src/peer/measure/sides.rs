@@ -9,8 +9,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use ferry::machine::pulse_command_line;
 use guest_images::pulse::IMAGE;
-use migrator::machine::pulse_command_line;
 use serde_json::{Value, json};
 
 use crate::{

@@ -27,7 +27,7 @@ impl Precedence {
     /// Of a thread that does little at a time, and that goes ahead of others while `wanted` says so.
     pub(super) fn new(wanted: Option<Arc<AtomicBool>>) -> Precedence {
         // Who wakes goes before those that have been at it for a while, and gets no more for it.
-        scheduling::set_slice(scheduling::SHORTEST_SLICE);
+        linux_host::scheduling::set_slice(linux_host::scheduling::SHORTEST_SLICE);
         Precedence { wanted, account: None }
     }
 
@@ -37,13 +37,13 @@ impl Precedence {
         if is_wanted {
             match &mut self.account {
                 None => {
-                    scheduling::go_first();
+                    linux_host::scheduling::go_first();
                     self.account = Some(Account::open());
                 }
                 Some(account) => account.settle(),
             }
         } else if self.account.take().is_some() {
-            scheduling::step_back();
+            linux_host::scheduling::step_back();
         }
     }
 }
@@ -66,8 +66,8 @@ impl Account {
         self.credit.settle(now - self.seen, worked.saturating_sub(self.worked));
         (self.seen, self.worked) = (now, worked);
         match (was_ahead, self.credit.is_ahead) {
-            (true, false) => scheduling::step_back(),
-            (false, true) => _ = scheduling::go_first(),
+            (true, false) => linux_host::scheduling::step_back(),
+            (false, true) => _ = linux_host::scheduling::go_first(),
             _ => {}
         }
     }

@@ -1,5 +1,0 @@
-//! The `ferry` command.
-
-fn main() -> std::process::ExitCode {
-    migrator::cli::main()
-}
