@@ -1,7 +1,6 @@
 //! What end-to-end tests share: real guests, and what must hold of them.
 
 pub mod guest;
-pub mod hosts;
 pub mod moves;
 
 /// Whether KVM machines with missing pages can be made here. If not, says that `test` is skipped and

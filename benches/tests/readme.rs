@@ -64,7 +64,7 @@ impl CargoRun {
             Cli::try_parse_from(&line).unwrap_or_else(|error| panic!("{}: {error}", line.join(" ")));
             return;
         };
-        let manifests = ["tests", "guest-images/linux", "migrator/ferry", "benches"].map(|member| {
+        let manifests = ["tests/testbed", "guest-images/linux", "migrator/ferry", "benches"].map(|member| {
             fs::read_to_string(root().join(member).join("Cargo.toml")).expect("a member's manifest")
         });
         let named = |name: &str| format!("name = \"{name}\"\n");

@@ -3,7 +3,7 @@
 use std::{error::Error, time::Duration};
 
 use engine::report::Report;
-use ferry_tests::hosts::{Host, Output};
+use testbed::{Host, Output};
 
 /// What any command may take on an emulated processor, others using it as well.
 pub const PATIENCE: Duration = Duration::from_secs(180);

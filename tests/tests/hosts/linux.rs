@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use engine::{pages::PAGE_SIZE, report::Report};
-use ferry_tests::hosts::{Bed, BedConfig};
+use testbed::{Bed, BedConfig};
 
 use crate::{bed, by_hand::with_causes, linux_guest::Guest};
 

@@ -1,7 +1,7 @@
 //! A Linux guest on the bed, and what its client holds.
 
 use engine::report::Report;
-use ferry_tests::hosts::{Bed, Host};
+use testbed::{Bed, Host};
 
 use crate::by_hand::{any, moved_with, ok};
 

@@ -7,7 +7,7 @@ mod pulse;
 mod refusals;
 mod walk;
 
-use ferry_tests::hosts::{Bed, BedConfig};
+use testbed::{Bed, BedConfig};
 
 /// A bed; `None`, said in the words that the runner counts, where this machine lacks what it needs.
 fn bed(test: &str, config: &BedConfig) -> Option<Bed> {

@@ -1,7 +1,7 @@
 //! The built-in guest under real KVM, where its ring 0 and ring 3 both run natively.
 
-use ferry_tests::hosts::{BedConfig, Host, HostConfig, QEMU_WITH_XSETBV, qemu_version};
 use serde_json::Value;
+use testbed::{BedConfig, Host, HostConfig, QEMU_WITH_XSETBV, qemu_version};
 
 use crate::{
     bed,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ferry_tests::hosts::{Bed, BedConfig, Host, HostConfig};
+use testbed::{Bed, BedConfig, Host, HostConfig};
 
 use crate::{
     bed,

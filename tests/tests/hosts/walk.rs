@@ -1,6 +1,6 @@
 //! What `hosts up` tells its user to type, typed as it stands there.
 
-use ferry_tests::hosts::{BedConfig, Host, walk::WALK};
+use testbed::{BedConfig, Host, walk::WALK};
 
 use crate::{
     bed,

@@ -280,7 +280,7 @@ fn shared_disk(directory: &Path, bytes: u64) -> Result<Option<PathBuf>, BedError
 
 /// This workspace's programs, or `FERRY_BIN` and the agent; curl for a client.
 fn programs(has_client: bool) -> Result<Programs, BedError> {
-    let agent = ("ferry-tests", "host-agent");
+    let agent = ("testbed", "host-agent");
     let curl = has_client.then(Curl::find).transpose()?;
     if let Some(ferry) = std::env::var_os("FERRY_BIN") {
         return Ok(Programs {

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use ferry_tests::hosts::wire::{self, Kind, PORT};
+use testbed::wire::{self, Kind, PORT};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args();
@@ -42,7 +42,7 @@ fn shape(arguments: &[String]) -> Result<(), String> {
     let [interface, words @ ..] = arguments else {
         return Err("say which: shape eth0 [delay=20ms] [rate=100mbit] [loss=1%]".to_owned());
     };
-    let link = words.join(" ").parse().map_err(|error: ferry_tests::hosts::LinkError| error.to_string())?;
+    let link = words.join(" ").parse().map_err(|error: testbed::LinkError| error.to_string())?;
     netem::shape(interface, &link).map_err(|error| format!("{interface}: {error}"))
 }
 

@@ -11,8 +11,8 @@ use std::{
     time::Duration,
 };
 
-use ferry_tests::hosts::wire::{self, Kind, MAX_BYTES};
 use rustix::process::{Pid, Signal, kill_process_group};
+use testbed::wire::{self, Kind, MAX_BYTES};
 
 use crate::clock;
 

@@ -2,8 +2,8 @@
 
 use std::{fs, io};
 
-use ferry_tests::hosts::Link;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, recv, send, socket};
+use testbed::Link;
 
 const RTM_NEWQDISC: u16 = 36;
 const NLM_F_REQUEST: u16 = 1;

@@ -13,7 +13,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
-use ferry_tests::hosts::{Bed, Host, Link, Output};
+use testbed::{Bed, Host, Link, Output};
 
 /// How long one command may take.
 const LIMIT: Duration = Duration::from_secs(300);

@@ -7,7 +7,7 @@ use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use ferry_tests::hosts::{Bed, BedConfig, HostConfig, Link, walk::WALK};
+use testbed::{Bed, BedConfig, HostConfig, Link, walk::WALK};
 
 /// Linux hosts with KVM, emulated by QEMU: with `ferry` on each, a network between them, and no rights needed
 ///
@@ -25,7 +25,7 @@ Examples:
   hosts up                                  two hosts and a client; leave with Ctrl-C
   hosts up --link 'delay=20ms rate=100mbit'
   hosts shell host-1                        in another terminal; Ctrl-] leaves it
-  hosts run tests/scenarios/pulse.txt       boots, runs the commands, and ends";
+  hosts run tests/testbed/scenarios/pulse.txt       boots, runs the commands, and ends";
 
 #[derive(Subcommand)]
 enum Command {
@@ -96,7 +96,7 @@ fn main() -> anyhow::Result<ExitCode> {
             let bed = arguments.up()?;
             eprintln!("\nA shell on each, in other terminals:");
             for host in bed.hosts() {
-                eprintln!("  cargo run -p ferry-tests --bin hosts -- shell {}", host.name());
+                eprintln!("  cargo run -p testbed --bin hosts -- shell {}", host.name());
             }
             print_walk();
             eprintln!("\nCtrl-C here ends them all.");
