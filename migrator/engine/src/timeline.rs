@@ -208,6 +208,12 @@ impl Timeline {
     }
 }
 
+/// A clock that goes on while this process is stopped, or its host suspended.
+pub(crate) fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
 /// Whole microseconds.
 pub fn micros(duration: Duration) -> u64 {
     duration.as_micros() as u64

@@ -38,7 +38,7 @@ use crate::{
         Missing, Offer, StateMessage,
     },
     report::in_words,
-    timeline::micros,
+    timeline::{micros, since_boot},
     transport::{Acceptor, Interrupt},
     urgent::{Priority, at_priority, set_priority},
     vm::{DestinationHost, DestinationVm, FramesAhead, VmDescription},
@@ -436,12 +436,6 @@ fn await_state<V>(control: &mut Control) -> Result<StateMessage, ReceiveError<V>
             other => return Err(ReceiveError::unexpected(other)),
         }
     }
-}
-
-/// A clock that goes on while this process is stopped, or its host suspended.
-fn since_boot() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 /// How often the start is rehearsed: the first time everything is cold.
