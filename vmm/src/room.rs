@@ -42,12 +42,19 @@ impl Room {
 
 impl fmt::Display for Room {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "this host has {} available, and ", self.host)?;
+        write!(f, "this host has {} available, and ", shown(self.host))?;
         match &self.cgroup {
-            Some(cgroup) => write!(f, "the memory cgroup {} leaves {}", cgroup.folder.display(), cgroup.left),
+            Some(cgroup) => {
+                write!(f, "the memory cgroup {} leaves {}", cgroup.folder.display(), shown(cgroup.left))
+            }
             None => write!(f, "no memory cgroup sets a limit"),
         }
     }
+}
+
+/// Bytes as people read them: sizes of memory are in MiB.
+pub(crate) fn shown(bytes: u64) -> String {
+    if bytes < 1 << 20 { format!("{bytes} B") } else { format!("{} MiB", bytes >> 20) }
 }
 
 /// What a machine takes beside its guest's memory at the most, in bytes: page tables on the host and in KVM, a bit a page
@@ -192,13 +199,13 @@ mod tests {
 
     #[test]
     fn entry_13_both_numbers_are_said() {
-        let mut room = Room { host: 9000, cgroup: None };
+        let mut room = Room { host: 9 << 20, cgroup: None };
         assert_eq!(
             (room.bytes(), room.to_string().as_str()),
-            (9000, "this host has 9000 available, and no memory cgroup sets a limit")
+            (9 << 20, "this host has 9 MiB available, and no memory cgroup sets a limit")
         );
         room.cgroup = Some(CgroupRoom { folder: "/sys/fs/cgroup/vms".into(), left: 400 });
-        let words = "this host has 9000 available, and the memory cgroup /sys/fs/cgroup/vms leaves 400";
+        let words = "this host has 9 MiB available, and the memory cgroup /sys/fs/cgroup/vms leaves 400 B";
         assert_eq!((room.bytes(), room.to_string().as_str()), (400, words));
     }
 }

@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_link_counts_as_it_goes_and_what_is_left_never_grows_within_a_phase() {
+    fn entry_18_every_link_counts_as_it_goes_and_what_is_left_never_grows_within_a_phase() {
         let progress = Progress::default();
         let sent = |pages| Sent { pages, zero_pages: 0, bytes: pages * 4100 };
         progress.begin(Phase::Push, 100);

@@ -40,8 +40,10 @@ pub enum CreateError {
     Kvm(#[from] KvmError),
     /// Not enough memory free; found out before any is taken.
     #[error(
-        "the guest takes up to {asked} bytes of memory, {guest} of its own and the rest to run it; {room}: end another \
-         guest, choose less memory, or raise the limit"
+        "the guest takes up to {} of memory, {} of its own and the rest to run it; {room}: end another \
+         guest, choose less memory, or raise the limit",
+        room::shown(*asked),
+        room::shown(*guest)
     )]
     NotEnoughMemory {
         /// Bytes asked for.

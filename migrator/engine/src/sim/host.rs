@@ -14,11 +14,13 @@ pub struct SimHost {
     pub fault: Option<(Fault, u32)>,
     /// How long each bite of 64 pages takes to be backed.
     pub populate_nap: Duration,
+    /// How long taking the disks takes, which only one side may hold.
+    pub claim_nap: Duration,
 }
 
 impl Default for SimHost {
     fn default() -> SimHost {
-        SimHost { max_pages: 1 << 24, fault: None, populate_nap: Duration::ZERO }
+        SimHost { max_pages: 1 << 24, fault: None, populate_nap: Duration::ZERO, claim_nap: Duration::ZERO }
     }
 }
 
@@ -44,6 +46,7 @@ impl DestinationHost for SimHost {
             .map_err(VmError::new("read the machine's description"))?;
         let mut made = SimVm::empty(&vm.name, vm.page_count)?;
         made.populate_nap = self.populate_nap;
+        made.claim_nap = self.claim_nap;
         if let Some((fault, successes)) = self.fault.take() {
             made.fail_after(fault, successes);
         }

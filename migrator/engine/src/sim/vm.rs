@@ -60,6 +60,8 @@ pub struct SimVm {
     faults: BTreeMap<Fault, u32>,
     /// How long each bite of its memory takes to be backed.
     pub(super) populate_nap: Duration,
+    /// How long taking its disks takes.
+    pub(super) claim_nap: Duration,
     /// How long draining its devices takes.
     drain_nap: Duration,
     console: KeptConsole,
@@ -135,6 +137,7 @@ impl SimVm {
             thread: None,
             faults: BTreeMap::new(),
             populate_nap: Duration::ZERO,
+            claim_nap: Duration::ZERO,
             drain_nap: Duration::ZERO,
             console: KeptConsole::default(),
         })
@@ -390,6 +393,7 @@ impl DestinationVm for SimVm {
     }
 
     fn claim(&mut self) -> Result<(), VmError> {
+        std::thread::sleep(self.claim_nap);
         self.trip(Fault::Claim, "take the disks")
     }
 

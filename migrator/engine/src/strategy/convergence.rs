@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn more_rounds_are_offered_only_where_rounds_change_something() {
+    fn entry_16_more_rounds_are_offered_only_where_rounds_change_something() {
         let limits = Limits { max_rounds: 2, downtime: Duration::from_millis(1), ..LIMITS };
         let (_, _, decision) = play(131_072, 500_000.0, 131_072, &limits);
         let Decision::GiveUp(reason) = decision else { panic!("{decision:?}") };

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_holds_for_bulk_and_urgent_links_together() {
+    fn entry_17_a_limit_holds_for_bulk_and_urgent_links_together() {
         // 100 Mbit/s for a second are 12.5 MB; a few milliseconds in advance are allowed.
         let limit = 12_500_000.0;
         for urgent_every in [50, 400, 1_000, 100_000].map(Duration::from_micros) {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_requested_page_does_not_wait_for_the_push() {
+    fn entry_17_a_requested_page_does_not_wait_for_the_push() {
         let throttle = Throttle::new(8_000_000);
         let now = throttle.origin;
         assert_eq!(throttle.admit(Lane::Bulk, 10_000_000, now), Ok(()));

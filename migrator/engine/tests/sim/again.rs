@@ -126,7 +126,7 @@ fn entry_26_a_limit_below_the_fixed_part_is_refused_before_anything_moves() {
 
 /// A guest that writes a few pages over and over is seen to, and what a look takes out of the log is sent again.
 #[test]
-fn a_look_at_the_log_within_a_round_tells_the_rate_and_loses_no_page() {
+fn entry_16_a_look_at_the_log_within_a_round_tells_the_rate_and_loses_no_page() {
     let saw = (0..10).filter(|&seed| {
         let workload = SimWorkload { working_set: 50, rate: Some(20_000.0), ..workload(seed) };
         let mut source = SimVm::boot("sim", PAGES, workload).expect("memory");
@@ -145,7 +145,7 @@ fn a_look_at_the_log_within_a_round_tells_the_rate_and_loses_no_page() {
 }
 
 #[test]
-fn a_timeout_says_what_was_known_by_then() {
+fn entry_16_a_timeout_says_what_was_known_by_then() {
     let workload = SimWorkload { working_set: 400, rate: Some(10_000.0), ..workload(5) };
     let mut source = SimVm::boot("sim", PAGES, workload).expect("memory");
     let mut attempt = Try::new(Strategy::PreCopy);
@@ -196,7 +196,7 @@ fn a_cancel_during_the_rounds_or_the_switchover_leaves_the_guest_running() {
 }
 
 #[test]
-fn a_cancel_during_setup_is_reported_as_cancelled_with_its_time() {
+fn entry_20_a_cancel_during_setup_is_reported_as_cancelled_with_its_time() {
     for strategy in Strategy::ALL {
         let mut source = boot(6);
         let attempt = Try::new(strategy);

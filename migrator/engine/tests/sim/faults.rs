@@ -108,6 +108,29 @@ fn stop_at_each_message(strategy: Strategy, stop: Duration) -> u32 {
     withdrawn
 }
 
+/// Entry 3: a source that hangs up while the destination still opens the disks may have resumed its guest.
+#[test]
+fn entry_3_a_source_that_hangs_up_while_the_disks_are_opened_is_not_obeyed() {
+    let mut withdrawn = 0;
+    for strategy in Strategy::ALL {
+        for message in 0..60 {
+            let context = format!("{strategy} cut after message {message}");
+            let mut source = boot(2);
+            let mut attempt = Try::new(strategy);
+            attempt.host.claim_nap = Duration::from_millis(30);
+            attempt.tally = Tally::cut_at(message, Cut::After);
+            let tally = attempt.tally.clone();
+            let tried = attempt.run(&mut source);
+            withdrawn += u32::from(matches!(tried.destination, Err(ReceiveError::Withdrawn)));
+            tried.assert_one_guest(source, &context);
+            if tally.messages() <= message {
+                break;
+            }
+        }
+    }
+    assert!(withdrawn > 0, "no source hung up meanwhile");
+}
+
 /// Entry 4: the end of a guest whose pages are still coming reaches the source, which need not keep them.
 #[test]
 fn entry_4_the_end_of_a_guest_is_told_to_its_source() {

@@ -31,7 +31,7 @@ fn assert_adds_up(report: &Report, context: &str) {
 }
 
 #[test]
-fn the_report_adds_up_with_every_strategy() {
+fn entry_19_the_report_adds_up_with_every_strategy() {
     for strategy in Strategy::ALL {
         for seed in 0..20 {
             let context = format!("{strategy} seed {seed}");
@@ -55,7 +55,7 @@ fn the_report_adds_up_with_every_strategy() {
 }
 
 #[test]
-fn the_report_of_a_migration_that_is_cut_anywhere_adds_up() {
+fn entry_19_the_report_of_a_migration_that_is_cut_anywhere_adds_up() {
     for strategy in Strategy::ALL {
         let mut counted = Try::new(strategy);
         counted.tally = Tally::count_only();
@@ -72,7 +72,7 @@ fn the_report_of_a_migration_that_is_cut_anywhere_adds_up() {
 }
 
 #[test]
-fn a_guest_that_is_given_up_has_a_report_that_adds_up() {
+fn entry_19_a_guest_that_is_given_up_has_a_report_that_adds_up() {
     let workload = SimWorkload { working_set: PAGES, rate: Some(200_000.0), ..workload(5) };
     let mut source = SimVm::boot("sim", PAGES, workload).expect("memory");
     let mut attempt = Try::new(Strategy::PreCopy);

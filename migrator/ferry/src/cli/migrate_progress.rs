@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn eighty_columns_have_all_that_matters() {
+    fn entry_18_eighty_columns_have_all_that_matters() {
         let line = render(&round(), SPEED, 80);
         assert_eq!(line, "━━━━────── round 2, 45 %, 2 s left, downtime 12.34 ms, 940 Mbit/s, 72 089 pages");
         assert!(line.chars().count() <= 80);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn forty_columns_have_something() {
+    fn entry_18_forty_columns_have_something() {
         assert_eq!(render(&round(), SPEED, 40), "━━━━────── round 2, 45 %, 2 s left");
         let stuck = ProgressSnapshot { converges: Some(false), round: 12, ..round() };
         assert_eq!(render(&stuck, SPEED, 40), "round 12, 45 %, does not converge");
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bar_of_a_phase_begins_empty_and_never_falls() {
+    fn entry_18_the_bar_of_a_phase_begins_empty_and_never_falls() {
         let mut now = round();
         let mut before = 0;
         for left in (0..=now.phase_pages).rev().step_by(1024) {

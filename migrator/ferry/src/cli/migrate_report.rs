@@ -106,7 +106,7 @@ mod tests {
     use engine::{options::Options, strategy::Strategy, vm::VmDescription};
 
     #[test]
-    fn a_downtime_over_its_limit_says_by_how_much_and_what_took_longer_than_expected() {
+    fn entry_19_a_downtime_over_its_limit_says_by_how_much_and_what_took_longer_than_expected() {
         let vm = VmDescription {
             name: "demo".to_owned(),
             kind: "simulated".to_owned(),

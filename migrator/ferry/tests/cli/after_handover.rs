@@ -61,3 +61,20 @@ fn entry_5_neither_signals_nor_stop_nor_cancel_end_what_another_host_depends_on(
     drop(migrate);
     host.await_status("b", "interrupted");
 }
+
+/// Entry 14: the source, on the same host, keeps the name until its last page has gone, which takes longer here than a VM
+/// that has all of its pages tries to get it.
+#[test]
+fn entry_14_a_vm_gets_its_name_back_after_a_long_push_within_one_host() {
+    let host = Host::new();
+    host.run_sim("guest", &[]);
+    let done = host.ferry(&["receive", "tcp://127.0.0.1:0", "--detach"]);
+    let lines: Vec<String> = done.succeeds().lines().map(ToOwned::to_owned).collect();
+    let address = lines[0].strip_prefix("listening on ").unwrap();
+    host.ferry(&[&["migrate", "guest", address][..], &SLOW_PUSH].concat()).succeeds();
+    await_that("it has its name", || {
+        host.ferry(&["ps", "--json"]).stdout.matches("\"name\": \"guest\"").count() == 1
+            && !host.socket(&lines[1]).exists()
+    });
+    host.assert_alive("guest");
+}
