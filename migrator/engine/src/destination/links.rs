@@ -27,27 +27,31 @@ pub(super) fn is_ended(link: BorrowedFd<'_>) -> bool {
     poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
-/// Exchanges greetings. Whoever is no Ferry of this version gets an answer that says who we are, and
-/// is dropped.
+/// Exchanges greetings. Returns the caller's, with what both sides can do. One without a version in common gets an answer
+/// that says who is here, and is dropped.
 pub(super) fn greet(mut wire: Box<dyn Wire>) -> Option<(Box<dyn Wire>, Greeting)> {
     wire.set_deadline(Some(GREETING_PATIENCE));
-    let mut bytes = [0; GREETING_BYTES];
-    let read = wire.receive(&mut bytes);
-    let greeting = read
-        .map_err(|error| in_words(&error))
-        .and_then(|()| Greeting::decode(&bytes).map_err(|e| in_words(&e)));
-    match greeting {
+    match receive_greeting(&mut *wire) {
         Ok(greeting) => {
-            wire.send(&greeting.encode()).ok()?;
+            wire.send(&Greeting::new(greeting.migration, greeting.role).encode()).ok()?;
             wire.set_deadline(None);
             Some((wire, greeting))
         }
         Err(reason) => {
             tracing::warn!(reason, "a caller was turned away");
-            let ours = Greeting { migration: MigrationId::default(), role: Role::Control };
+            let ours = Greeting::new(MigrationId::default(), Role::Control);
             // It may not want to hear it.
             wire.send(&ours.encode()).ok();
             None
         }
     }
+}
+
+/// The caller's greeting, or why it is none, in words.
+fn receive_greeting(wire: &mut dyn Wire) -> Result<Greeting, String> {
+    let mut bytes = [0; GREETING_BYTES];
+    wire.receive(&mut bytes).map_err(|error| in_words(&error))?;
+    let greeting = Greeting::decode(&bytes)
+        .and_then(|greeting| Ok(Greeting { capabilities: greeting.agreed()?, ..greeting }));
+    greeting.map_err(|error| in_words(&error))
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, thread, time::Duration};
 
 use super::{Daemon, Place, Refusal};
 use crate::machine::{Ending, Handles};
-use engine::protocol::GuestEnd;
+use engine::report::GuestEnd;
 
 /// How long the source may take to hear of the end of a guest whose pages it still has.
 const SOURCE_HEARS_WITHIN: Duration = Duration::from_secs(2);
