@@ -1,8 +1,7 @@
 //! One migration, measured.
 
 use engine::{
-    protocol::FaultStatistics,
-    report::{Outcome, Report},
+    report::{FaultStatistics, Outcome, Report},
     strategy::Strategy,
 };
 use serde::{Deserialize, Serialize};

@@ -56,8 +56,15 @@ impl Vm {
     pub fn receive(name: &str, rig: &Rig<'_>) -> Result<(Vm, String)> {
         let Rig { runtime, network, .. } = *rig;
         let at = network.map_or(Ipv4Addr::LOCALHOST, |_| DESTINATION_ADDRESS);
-        let mut arguments =
-            words(["receive", &format!("tcp://{at}:0"), "--name", name, "--once", "--no-console"]);
+        let mut arguments = words([
+            "receive",
+            &format!("tcp://{at}:0"),
+            "--name",
+            name,
+            "--once",
+            "--no-console",
+            "--simulated",
+        ]);
         if rig.client_network().is_some() {
             arguments.extend(words(["--net", &format!("tap={TAP}")]));
         }

@@ -7,6 +7,7 @@
 //!
 //! It knows no command line, no HTTP and no KVM: Cargo would not let it.
 
+mod counterparts;
 pub mod destination;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     options::{Options, Verify},
     pages::{PAGE_SIZE, Sent},
-    protocol::{FaultStatistics, GuestEnd},
     source::{Fixed, MigrateError},
     strategy::{Strategy, convergence::transfer_time},
     timeline::{DowntimeParts, PhaseTimes, Round, Timeline, micros},
@@ -185,6 +184,35 @@ pub struct Report {
     pub page_faults: FaultStatistics,
     /// The options that were in force.
     pub options: OptionsReport,
+}
+
+/// How a guest ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct GuestEnd {
+    /// What its process exits with.
+    pub exit_code: u8,
+    /// What happened, in words.
+    pub words: String,
+}
+
+/// Page faults as the destination's fault thread saw them, from reading the fault to the page being
+/// in place, in microseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct FaultStatistics {
+    /// How many faults were served.
+    pub count: u64,
+    /// Half were served within this, in microseconds.
+    pub p50_us: u64,
+    /// All but a hundredth were, in microseconds.
+    pub p99_us: u64,
+    /// The slowest, in microseconds.
+    pub max_us: u64,
+    /// Blocktime: the sum of all these waits, in microseconds. A page that several vCPUs wait for counts once.
+    pub blocktime_us: u64,
+    /// How many fell into each power of two of microseconds: `[<1, <2, <4, …]`.
+    pub histogram: Vec<u64>,
 }
 
 /// The options of a migration, for reports.

@@ -16,7 +16,7 @@ use thiserror::Error;
 use crate::{
     pages::{
         Claims, Digest, GuestPages, PAGE_SIZE, PageNumber, PageRun, PageSet, RunBytes, SinkError,
-        check_digest, receive_hashed,
+        check_digest, receive_hashed, receive_payload,
     },
     protocol::{Along, Frame, FrameKind, Missing},
     transport::Wire,
@@ -223,10 +223,10 @@ impl Arrivals {
     ) -> Result<(), SinkError> {
         expect_frozen(frame)?;
         let payload = staging.pages(frame.data_pages);
-        wire.receive_runs(&[RunBytes::of_buffer(payload)])?;
+        receive_payload(wire, frame.encoding, &[RunBytes::of_buffer(payload)])?;
         let mut runs = Vec::with_capacity(frame.segments.len());
         let mut rest = &*payload;
-        for run in frame.raw_runs() {
+        for run in frame.payload_runs() {
             let (bytes, others) = rest.split_at(run.byte_len());
             runs.push((run, bytes));
             rest = others;
@@ -258,7 +258,7 @@ impl Arrivals {
         let landed = unsafe { receive_hashed(wire, frame, area)? };
         // Nearly always the whole frame is still wanted, and its digest is known.
         let mut parts = Vec::with_capacity(frame.segments.len());
-        frame.raw_runs().for_each(|run| self.claim_parts(run, |part| parts.push(part)));
+        frame.payload_runs().for_each(|run| self.claim_parts(run, |part| parts.push(part)));
         if self.keep_digest {
             let mut digest = landed;
             if parts.iter().map(|part| part.count).sum::<u64>() != frame.data_pages {

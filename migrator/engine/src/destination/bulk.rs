@@ -178,7 +178,7 @@ pub(super) fn install(
         if frame.kind == FrameKind::StageEnd {
             return Ok(pushed);
         }
-        let runs: Vec<_> = frame.raw_runs().collect();
+        let runs: Vec<_> = frame.payload_runs().collect();
         let received = match missing.landing_area(&runs) {
             Some(area) => {
                 let received = arrivals.receive_in(area, &frame, wire, missing);

@@ -6,7 +6,8 @@ use thiserror::Error;
 
 use crate::{
     pages::{Digest, SinkError},
-    protocol::{FromSource, GuestEnd, MessageError},
+    protocol::{FromSource, MessageError},
+    report::GuestEnd,
     vm::{VmDescription, VmError},
 };
 

@@ -23,9 +23,9 @@ use super::{
 };
 use crate::{
     pages::{Encoding, PageNumber, PageRun, PageSink, SinkError},
-    protocol::{FaultStatistics, Frame, FrameKind, FrameWriter, MAX_FRAME_PAGES, MAX_FRAME_RUNS, Segment},
+    protocol::{Frame, FrameKind, FrameWriter, MAX_FRAME_PAGES, MAX_FRAME_RUNS, Segment},
     ready::spawn_ready,
-    report::in_words,
+    report::{FaultStatistics, in_words},
     transport::{HangUp, Wire},
     urgent::{Priority, set_priority},
     vm::MissingPages,

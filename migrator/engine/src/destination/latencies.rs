@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::{protocol::FaultStatistics, timeline::micros};
+use crate::{report::FaultStatistics, timeline::micros};
 
 /// What takes longer counts as an hour.
 const LONGEST_US: u64 = 3_600_000_000;

@@ -27,27 +27,34 @@ pub(super) fn is_ended(link: BorrowedFd<'_>) -> bool {
     poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
-/// Exchanges greetings. Whoever is no Ferry of this version gets an answer that says who we are, and
-/// is dropped.
+/// Exchanges greetings. Returns the caller's, with what both sides can do. One without a version in common gets an answer
+/// that says who is here, and is dropped.
 pub(super) fn greet(mut wire: Box<dyn Wire>) -> Option<(Box<dyn Wire>, Greeting)> {
     wire.set_deadline(Some(GREETING_PATIENCE));
-    let mut bytes = [0; GREETING_BYTES];
-    let read = wire.receive(&mut bytes);
-    let greeting = read
-        .map_err(|error| in_words(&error))
-        .and_then(|()| Greeting::decode(&bytes).map_err(|e| in_words(&e)));
-    match greeting {
-        Ok(greeting) => {
-            wire.send(&greeting.encode()).ok()?;
+    match receive_greeting(&mut *wire) {
+        Some(greeting) => {
+            wire.send(&Greeting::new(greeting.migration, greeting.role).encode()).ok()?;
             wire.set_deadline(None);
             Some((wire, greeting))
         }
-        Err(reason) => {
-            tracing::warn!(reason, "a caller was turned away");
-            let ours = Greeting { migration: MigrationId::default(), role: Role::Control };
+        None => {
+            let ours = Greeting::new(MigrationId::default(), Role::Control);
             // It may not want to hear it.
             wire.send(&ours.encode()).ok();
             None
         }
     }
+}
+
+/// The caller's greeting. One that is none is told to the log; one that did not come is nobody's business: there may be
+/// hundreds.
+fn receive_greeting(wire: &mut dyn Wire) -> Option<Greeting> {
+    let mut bytes = [0; GREETING_BYTES];
+    if let Err(error) = wire.receive(&mut bytes) {
+        tracing::debug!(error = in_words(&error), "a caller said nothing");
+        return None;
+    }
+    let greeting = Greeting::decode(&bytes)
+        .and_then(|greeting| Ok(Greeting { capabilities: greeting.agreed()?, ..greeting }));
+    greeting.inspect_err(|error| tracing::warn!(reason = in_words(error), "a caller was turned away")).ok()
 }

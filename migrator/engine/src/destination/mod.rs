@@ -34,10 +34,9 @@ pub use reception::Reception;
 use crate::{
     pages::{Digest, PageSet, RunBytes, SinkError},
     protocol::{
-        ControlLink, FaultStatistics, FromDestination, FromSource, GuestEnd, LoadTimes, MAX_PAGES_ALONG,
-        Missing, Offer, StateMessage,
+        ControlLink, FromDestination, FromSource, LoadTimes, MAX_PAGES_ALONG, Missing, Offer, StateMessage,
     },
-    report::in_words,
+    report::{FaultStatistics, GuestEnd, in_words},
     timeline::{micros, since_boot},
     transport::{Acceptor, Interrupt},
     urgent::{Priority, at_priority, set_priority},
@@ -126,10 +125,11 @@ fn prepare<H: DestinationHost>(
     halt: &Interrupt,
 ) -> Result<H::Vm, ReceiveError<H::Vm>> {
     let refuse = ReceiveError::Refused;
+    let description = VmDescription::from(offer.vm.clone());
     if offer.may_miss_pages {
-        host.check_missing_pages(&offer.vm).map_err(refuse)?;
+        host.check_missing_pages(&description).map_err(refuse)?;
     }
-    let mut vm = host.create(&offer.vm).map_err(refuse)?;
+    let mut vm = host.create(&description).map_err(refuse)?;
     let mut load_us = u64::MAX;
     for _ in 0..REHEARSALS {
         check_wanted(control, halt)?;
@@ -263,7 +263,7 @@ impl<V: DestinationVm> Prepared<V> {
         control.send(&FromDestination::Running { start_us: micros(start) }).ok();
         set_priority(Priority::Normal);
         let end = EndNotice::default();
-        on_start(&self.offer.vm, end.clone());
+        on_start(&self.offer.vm.clone().into(), end.clone());
         self.finish(control, &arrivals, &end)
     }
 
@@ -377,7 +377,7 @@ impl<V: DestinationVm> Prepared<V> {
             let served = faults.finish();
             if let Some(end) = ended {
                 // A source that does not hear it finds its links closed.
-                control.send(&FromDestination::Ended(end.clone())).ok();
+                control.send(&FromDestination::Ended(end.clone().into())).ok();
                 return Err(ReceiveError::Ended { end });
             }
             let missing_pages = arrivals.remaining();
@@ -385,7 +385,7 @@ impl<V: DestinationVm> Prepared<V> {
                 let cause = self.bulk.take_error().or(served.err());
                 return Err(ReceiveError::Interrupted {
                     vm: Box::new(self.vm),
-                    description: Box::new(self.offer.vm),
+                    description: Box::new(self.offer.vm.into()),
                     missing_pages,
                     cause,
                 });
@@ -394,7 +394,8 @@ impl<V: DestinationVm> Prepared<V> {
             missing.unwatch().map_err(|error| ReceiveError::Pages(SinkError::Install(error)))?;
             statistics = served.unwrap_or_default();
         }
-        let complete = FromDestination::Complete { digest: arrivals.digest(), faults: statistics.clone() };
+        let faults = statistics.clone().into();
+        let complete = FromDestination::Complete { digest: arrivals.digest(), faults };
         // A source that does not hear it says "interrupted"; the guest is whole here all the same.
         if let Err(error) = control.send(&complete) {
             tracing::warn!(error = in_words(&error), "the source did not hear that it is free of duty");
@@ -404,7 +405,7 @@ impl<V: DestinationVm> Prepared<V> {
         if let Some(injector) = self.injector {
             injector.finish();
         }
-        Ok(Arrival { vm: self.vm, description: self.offer.vm, faults: statistics })
+        Ok(Arrival { vm: self.vm, description: self.offer.vm.into(), faults: statistics })
     }
 }
 

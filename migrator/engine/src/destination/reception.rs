@@ -28,7 +28,7 @@ use super::{
     links::{DataLinks, GREETING_PATIENCE, greet, is_ended},
 };
 use crate::{
-    protocol::{FromDestination, FromSource, MigrationId, Offer, Role},
+    protocol::{Capabilities, FromDestination, FromSource, Greeting, MigrationId, Offer, Role},
     report::in_words,
     transport::{Acceptor, Interrupt, Wire},
     vm::{MAX_NAME_BYTES, VmError, is_name},
@@ -80,6 +80,8 @@ struct Caller {
 
 struct Arriving {
     migration: MigrationId,
+    /// What both sides can do, as said on the control link.
+    agreed: Capabilities,
     /// `demo from 10.0.0.1`
     who: String,
     /// Tells whether its source is there still.
@@ -297,6 +299,7 @@ impl Desk {
             let mut state = self.lock();
             if let Some(arriving) = state.arriving.as_mut()
                 && arriving.migration == greeting.migration
+                && arriving.agreed == greeting.capabilities
                 && !arriving.links.are_taken
             {
                 // Within the same lock: this link's deadline is over when the engine has it.
@@ -316,7 +319,7 @@ impl Desk {
         let address = address_of(&*wire);
         wire.set_patience(Some(OFFER_LIMIT));
         let mut control = Control::new(wire);
-        let offer = match receive_offer(&mut control) {
+        let offer = match receive_offer(&mut control, greeting.capabilities) {
             Ok(offer) => offer,
             Err(error) => {
                 tracing::warn!(error = in_words_of(&error), from = address, "a caller was turned away");
@@ -324,7 +327,7 @@ impl Desk {
                 return;
             }
         };
-        self.hand_over(id, control, offer, greeting.migration, &address, closing);
+        self.hand_over(id, control, offer, greeting, &address, closing);
     }
 
     /// Gives the offer to the engine, or tells the source that another VM is arriving.
@@ -333,7 +336,7 @@ impl Desk {
         id: u64,
         mut control: Control,
         offer: Offer,
-        migration: MigrationId,
+        greeting: Greeting,
         address: &str,
         closing: &Interrupt,
     ) {
@@ -354,7 +357,8 @@ impl Desk {
                 let link = control.wire().as_fd().try_clone_to_owned().ok();
                 let who = format!("{} from {address}", offer.vm.name);
                 let (offered, links) = (Some((control, offer)), Links::default());
-                state.arriving = Some(Arriving { migration, who, link, offered, links });
+                let Greeting { migration, capabilities: agreed, .. } = greeting;
+                state.arriving = Some(Arriving { migration, agreed, who, link, offered, links });
                 state.callers.retain(|caller| caller.id != id);
                 self.changed.notify_all();
             }
@@ -392,7 +396,7 @@ impl Drop for Leaves<'_> {
     }
 }
 
-fn receive_offer(control: &mut Control) -> Result<Offer, ReceiveError<()>> {
+fn receive_offer(control: &mut Control, agreed: Capabilities) -> Result<Offer, ReceiveError<()>> {
     match control.receive()? {
         FromSource::Offer(offer) if !is_name(&offer.vm.name) => {
             let refuse = VmError::new("take a VM of this name");
@@ -404,6 +408,13 @@ fn receive_offer(control: &mut Control) -> Result<Offer, ReceiveError<()>> {
         FromSource::Offer(offer) if offer.vm.vcpus == 0 || offer.vm.page_count == 0 => {
             let refuse = VmError::new("take the VM");
             Err(ReceiveError::Refused(refuse("it has no vCPU or no memory")))
+        }
+        FromSource::Offer(offer) if !(1..=agreed.bulk_links).contains(&offer.bulk_links) => {
+            let refuse = VmError::new("take the VM");
+            let (wanted, most) = (offer.bulk_links, agreed.bulk_links);
+            Err(ReceiveError::Refused(refuse(format!(
+                "its source wants {wanted} bulk links instead of 1 to {most}"
+            ))))
         }
         FromSource::Offer(offer) => Ok(offer),
         other => Err(ReceiveError::unexpected(other)),

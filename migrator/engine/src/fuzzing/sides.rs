@@ -21,8 +21,8 @@ use crate::{
     options::{Options, Verify},
     pages::{Digest, PAGE_SIZE, PageRun, PageSet},
     protocol::{
-        Along, FaultStatistics, FrameKind, FrameWriter, FromDestination, FromSource, GREETING_BYTES,
-        Greeting, LoadTimes, MigrationId, Missing, Offer, Role, StateMessage, encode_message,
+        Along, FaultTimes, FrameKind, FrameWriter, FromDestination, FromSource, GREETING_BYTES, Greeting,
+        LoadTimes, MAX_FAULT_BUCKETS, MigrationId, Missing, Offer, Role, StateMessage, encode_message,
     },
     report::Outcome,
     sim::{SimHost, SimVm},
@@ -95,7 +95,7 @@ pub(super) fn destination(script: &mut Script<'_>) -> Result<(), ReceiveError<Si
 }
 
 fn greets_as(role: Role, bytes: &[u8]) -> ScriptWire {
-    ScriptWire::new([&Greeting { migration: MIGRATION, role }.encode(), bytes].concat())
+    ScriptWire::new([&Greeting::new(MIGRATION, role).encode(), bytes].concat())
 }
 
 fn boxed(wire: ScriptWire) -> Box<dyn Wire> {
@@ -132,13 +132,18 @@ fn destination_says(script: &mut Script<'_>, step: u8) -> Option<Vec<u8>> {
         7 => FromDestination::Running { start_us: script.number() },
         8 => FromDestination::Complete {
             digest: digest(script),
-            faults: FaultStatistics {
+            faults: FaultTimes {
                 count: script.number(),
                 p50_us: script.number(),
                 p99_us: script.number(),
                 max_us: script.number(),
                 blocktime_us: script.number(),
-                histogram: script.bytes().iter().map(|&byte| u64::from(byte) << (byte % 60)).collect(),
+                histogram: script
+                    .bytes()
+                    .iter()
+                    .take(MAX_FAULT_BUCKETS + 1)
+                    .map(|&byte| u64::from(byte) << (byte % 60))
+                    .collect(),
             },
         },
         9 => FromDestination::Refused { reason: String::from_utf8_lossy(script.bytes()).into_owned() },
@@ -175,7 +180,7 @@ fn offer(script: &mut Script<'_>) -> FromSource {
         vm = VmDescription { name, page_count: script.number(), machine: script.bytes().to_vec(), ..vm };
     }
     FromSource::Offer(Offer {
-        vm,
+        vm: vm.into(),
         bulk_links: 1,
         may_miss_pages: how & 1 == 0,
         has_network: how & 0x1e == 0x1e,

@@ -1,9 +1,13 @@
 //! What a page is turned into before it is sent.
 //!
-//! Today a page goes as it is, or as the word *zero*. A compressed or delta encoding is one more
-//! variant here, one more arm in [`super::sink`], and nothing else.
+//! Today a page goes as it is, or as the word *zero*. A compressed or delta encoding is one more variant here, with the
+//! length of its payload in [`Encoding::payload_bytes`], one more arm in [`send_payload`] and one in [`receive_payload`]; the
+//! greeting tells a peer of it, the header of each frame names it.
 
-use super::{GuestPages, PageRun, PageSet};
+use std::io;
+
+use super::{GuestPages, PAGE_SIZE, PageRun, PageSet, RunBytes};
+use crate::transport::Wire;
 
 /// How the pages of a run travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,13 +20,52 @@ pub enum Encoding {
 }
 
 impl Encoding {
+    /// All of them.
+    pub const ALL: [Encoding; 2] = [Encoding::Raw, Encoding::Zero];
+
     /// The encoding that a number on the wire names.
     pub fn from_wire(number: u32) -> Option<Encoding> {
-        match number {
-            0 => Some(Encoding::Raw),
-            1 => Some(Encoding::Zero),
-            _ => None,
+        Encoding::ALL.into_iter().find(|&encoding| encoding as u32 == number)
+    }
+
+    /// How many bytes of payload so many pages are.
+    pub fn payload_bytes(self, pages: u64) -> u64 {
+        match self {
+            Encoding::Raw => pages.saturating_mul(PAGE_SIZE as u64),
+            Encoding::Zero => 0,
         }
+    }
+}
+
+/// Sends the head of a frame, a part of its payload from where its pages are, and what follows that.
+///
+/// # Errors
+/// Whatever the link says.
+pub(crate) fn send_payload(
+    wire: &mut dyn Wire,
+    encoding: Encoding,
+    head: &[u8],
+    places: &[RunBytes<'_>],
+    tail: &[u8],
+) -> io::Result<()> {
+    match encoding {
+        Encoding::Raw => wire.send_parts(head, places, tail),
+        Encoding::Zero => wire.send_parts(head, &[], tail),
+    }
+}
+
+/// Receives a part of a frame's payload to where its pages belong.
+///
+/// # Errors
+/// Whatever the link says.
+pub(crate) fn receive_payload(
+    wire: &mut dyn Wire,
+    encoding: Encoding,
+    places: &[RunBytes<'_>],
+) -> io::Result<()> {
+    match encoding {
+        Encoding::Raw => wire.receive_runs(places),
+        Encoding::Zero => Ok(()),
     }
 }
 

@@ -19,6 +19,7 @@ mod stream;
 
 pub use claims::Claims;
 pub use digest::{Digest, digest_of};
+pub(crate) use encoding::receive_payload;
 pub use encoding::{Encoding, Segments};
 pub use memory::{GuestPages, RunBytes};
 pub use number::{PAGE_SIZE, PageNumber, PageRun};

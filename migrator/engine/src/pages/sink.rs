@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use super::{
     Digest, GuestPages, PageNumber, PageSet,
+    encoding::receive_payload,
     piece::{Pieces, add_runs, places},
 };
 use crate::{
@@ -164,8 +165,8 @@ impl<'a> Landing<'a> {
         self.forget_replaced(frame);
         match &mut self.digest {
             None if !frame.has_digest() => {
-                let runs: Vec<_> = frame.raw_runs().map(|run| self.pages.bytes(run)).collect();
-                wire.receive_runs(&runs)?;
+                let runs: Vec<_> = frame.payload_runs().map(|run| self.pages.bytes(run)).collect();
+                receive_payload(wire, frame.encoding, &runs)?;
             }
             kept => {
                 // SAFETY: the guest has not started, and this thread is the one that receives.
@@ -177,7 +178,7 @@ impl<'a> Landing<'a> {
         }
         let came = frame.segments.iter().map(|(_, run)| run.count).sum();
         self.landed.fetch_add(came, Ordering::Relaxed);
-        frame.raw_runs().for_each(|run| self.written.insert_run(run));
+        frame.payload_runs().for_each(|run| self.written.insert_run(run));
         for run in frame.zero_runs() {
             let zeroed = run.pages().filter(|&page| self.written.contains(page));
             zeroed.for_each(|page| self.pages.bytes(super::PageRun::one(page)).fill_zero());
@@ -207,11 +208,11 @@ pub(crate) unsafe fn receive_hashed(
     frame: &Frame,
     pages: &dyn GuestPages,
 ) -> Result<Digest, SinkError> {
-    let mut pieces = Pieces::new(frame.raw_runs());
+    let mut pieces = Pieces::new(frame.payload_runs());
     let mut piece = Vec::new();
     let mut landed = Digest::default();
     while pieces.next_into(&mut piece) {
-        wire.receive_runs(&places(pages, &piece))?;
+        receive_payload(wire, frame.encoding, &places(pages, &piece))?;
         if frame.has_digest() {
             // SAFETY: the caller's promise.
             unsafe { add_runs(&mut landed, pages, &piece) };
@@ -234,7 +235,7 @@ pub(crate) fn check_digest(wire: &mut dyn Wire, frame: &Frame, found: Digest) ->
     wire.receive(&mut expected)?;
     let expected = u64::from_le_bytes(expected);
     if found.0 != expected {
-        let first = frame.raw_runs().next().map_or(0, |run| run.first);
+        let first = frame.payload_runs().next().map_or(0, |run| run.first);
         return Err(SinkError::Damaged { first, found: found.0, expected });
     }
     Ok(())

@@ -5,10 +5,10 @@ use std::{io, thread, time::Instant};
 
 use super::{
     Digest, GuestPages, PageRun, PageSet, Segments,
+    encoding::{Encoding, send_payload},
     piece::{Pieces, add_runs, places},
 };
 use crate::{
-    pages::Encoding,
     protocol::{
         DIGEST_BYTES, FRAME_TIME, Frame, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES, MAX_FRAME_PAGES,
         MAX_FRAME_RUNS, RECORD_BYTES, Segment,
@@ -172,15 +172,17 @@ impl PageStream {
         let raw = self.segments.iter().filter(|(encoding, _)| *encoding == Encoding::Raw);
         let runs: Vec<PageRun> = raw.map(|&(_, run)| run).collect();
         let raw_pages: u64 = runs.iter().map(|run| run.count).sum();
+        let encoding = if raw_pages > 0 { Encoding::Raw } else { Encoding::Zero };
         let has_digest = kind == FrameKind::FrozenPages && raw_pages > 0;
-        let payload_bytes = PageRun::new(0, raw_pages).byte_len() + if has_digest { DIGEST_BYTES } else { 0 };
-        let bytes = (HEADER_BYTES + self.segments.len() * RECORD_BYTES + payload_bytes) as u64;
+        let head_bytes = HEADER_BYTES + self.segments.len() * RECORD_BYTES;
+        let digest_bytes = if has_digest { DIGEST_BYTES } else { 0 };
+        let bytes = (head_bytes + digest_bytes) as u64 + encoding.payload_bytes(raw_pages);
         self.wait_for_throttle(bytes)?;
         let head = self.writer.encode(kind, 0, &self.segments);
         if has_digest {
-            send_hashed(&mut *self.wire, head, pages, &runs)?;
+            send_hashed(&mut *self.wire, encoding, head, pages, &runs)?;
         } else {
-            self.wire.send_parts(head, &places(pages, &runs), &[])?;
+            send_payload(&mut *self.wire, encoding, head, &places(pages, &runs), &[])?;
         }
         let in_frame: u64 = self.segments.iter().map(|(_, run)| run.count).sum();
         let sent = Sent { pages: in_frame, zero_pages: in_frame - raw_pages, bytes };
@@ -202,7 +204,13 @@ impl PageStream {
 }
 
 /// Sends a frame of pages that stand still, piece by piece, each hashed just before; their digest comes last.
-fn send_hashed(wire: &mut dyn Wire, head: &[u8], pages: &dyn GuestPages, runs: &[PageRun]) -> io::Result<()> {
+fn send_hashed(
+    wire: &mut dyn Wire,
+    encoding: Encoding,
+    head: &[u8],
+    pages: &dyn GuestPages,
+    runs: &[PageRun],
+) -> io::Result<()> {
     let mut pieces = Pieces::new(runs.iter().copied());
     let (mut piece, mut next) = (Vec::new(), Vec::new());
     let (mut head, mut digest) = (head, Digest::default());
@@ -212,7 +220,7 @@ fn send_hashed(wire: &mut dyn Wire, head: &[u8], pages: &dyn GuestPages, runs: &
         // SAFETY: frozen frames are sent only of guests that stand still at the source.
         unsafe { add_runs(&mut digest, pages, &piece) };
         let sum = digest.0.to_le_bytes();
-        wire.send_parts(head, &places(pages, &piece), if more { &[] } else { &sum })?;
+        send_payload(wire, encoding, head, &places(pages, &piece), if more { &[] } else { &sum })?;
         std::mem::swap(&mut piece, &mut next);
         head = &[];
     }

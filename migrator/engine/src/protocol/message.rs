@@ -1,16 +1,17 @@
 //! The messages on the control link.
 //!
+//! These types are the wire and nothing else: `counterparts` makes them of the engine's own, and those of them.
+//!
 //! What is long goes as bytes, not as a sequence of small numbers: the state and the pages beside it are encoded and
 //! decoded while the guest stands still, and one byte at a time that took a third of a millisecond.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::codec::{MAX_MESSAGE_BYTES, Words};
-use crate::{
-    pages::{Digest, PageNumber, PageRun, PageSet},
-    vm::{CONSOLE_BYTES, VmDescription},
-};
+use crate::pages::{Digest, PageNumber, PageRun, PageSet};
 
+/// The longest message of a destination.
+pub const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// The longest reason of a peer that is shown, in characters.
 pub const MAX_REASON_CHARACTERS: usize = 300;
 
@@ -39,11 +40,24 @@ fn printable_reason<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Err
 fn console<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
     let bytes: Vec<u8> = serde_bytes::deserialize(from)?;
     match bytes.len() {
-        0..=CONSOLE_BYTES => Ok(bytes),
+        0..=MAX_CONSOLE_BYTES => Ok(bytes),
         length => Err(serde::de::Error::invalid_length(length, &"a console's history of 64 KiB at most")),
     }
 }
 
+/// No more than there are powers of two.
+fn buckets<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u64>, D::Error> {
+    let buckets: Vec<u64> = Vec::deserialize(from)?;
+    match buckets.len() {
+        0..=MAX_FAULT_BUCKETS => Ok(buckets),
+        length => Err(serde::de::Error::invalid_length(length, &"a histogram of 65 powers of two at most")),
+    }
+}
+
+/// The most that is said of what a guest wrote to its console.
+pub const MAX_CONSOLE_BYTES: usize = 64 << 10;
+/// The most powers of two that times are counted by: those of 64 bits, and zero.
+pub const MAX_FAULT_BUCKETS: usize = 65;
 /// The most pages that come along with a state.
 pub const MAX_PAGES_ALONG: usize = 64;
 
@@ -76,7 +90,7 @@ impl Words for FromSource {
 
 impl Words for FromDestination {
     /// Figures, or a sentence.
-    const MAX_BYTES: usize = 1 << 20;
+    const MAX_BYTES: usize = MAX_ANSWER_BYTES;
 }
 
 /// What the destination says.
@@ -105,7 +119,7 @@ pub enum FromDestination {
         start_us: u64,
     },
     /// The guest ended before its last page came: the source is free of duty.
-    Ended(GuestEnd),
+    Ended(GuestEnded),
     /// One of the links that bring missing pages is lost, and these have not come: push them again.
     Resend(Missing),
     /// Every page is there; the source is free of duty.
@@ -113,7 +127,7 @@ pub enum FromDestination {
         /// The digest of all pages as they were installed, if it was asked for.
         digest: Option<Digest>,
         /// How missing pages were waited for.
-        faults: FaultStatistics,
+        faults: FaultTimes,
     },
     /// The migration is off.
     Abort {
@@ -125,19 +139,39 @@ pub enum FromDestination {
 
 /// How a guest ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct GuestEnd {
+pub struct GuestEnded {
     /// What its process exits with.
     pub exit_code: u8,
     /// What happened, in words.
+    #[serde(deserialize_with = "printable_reason")]
     pub words: String,
+}
+
+/// A machine that is to come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferedVm {
+    /// The name its user gave it.
+    pub name: String,
+    /// Which kind of machine.
+    pub kind: String,
+    /// Pages of RAM.
+    pub page_count: u64,
+    /// Virtual CPUs.
+    pub vcpus: u8,
+    /// What was booted in it, to be shown.
+    pub image: Option<String>,
+    /// Its user has paused it.
+    pub paused: bool,
+    /// Whatever else that kind of machine needs, in a format of its own.
+    #[serde(with = "serde_bytes")]
+    pub machine: Vec<u8>,
 }
 
 /// What the destination must know before it says yes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     /// The machine that is to come.
-    pub vm: VmDescription,
+    pub vm: OfferedVm,
     /// How many bulk links will be opened.
     pub bulk_links: u8,
     /// Pages may be missing when the guest starts: the destination must be able to serve faults.
@@ -153,7 +187,7 @@ pub struct Offer {
     /// load the real one is warm.
     #[serde(with = "serde_bytes")]
     pub rehearsal: Vec<u8>,
-    /// What the guest wrote to its console last, at most [`CONSOLE_BYTES`].
+    /// What the guest wrote to its console last, at most [`MAX_CONSOLE_BYTES`].
     #[serde(serialize_with = "serde_bytes::serialize", deserialize_with = "console")]
     pub console: Vec<u8>,
 }
@@ -214,7 +248,7 @@ pub struct StateMessage {
     pub along: Along,
     /// The digest of all memory at the pause, to be compared before the guest runs on.
     pub digest: Option<Digest>,
-    /// What it has written to its console since the offer, at most [`CONSOLE_BYTES`].
+    /// What it has written to its console since the offer, at most [`MAX_CONSOLE_BYTES`].
     #[serde(serialize_with = "serde_bytes::serialize", deserialize_with = "console")]
     pub console: Vec<u8>,
 }
@@ -240,22 +274,21 @@ pub struct LoadTimes {
     pub load_us: u64,
 }
 
-/// Page faults as the destination's fault thread saw them, from reading the fault to the page being
-/// in place, in microseconds.
+/// How long page faults took at the destination, in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct FaultStatistics {
+pub struct FaultTimes {
     /// How many faults were served.
     pub count: u64,
-    /// Half were served within this, in microseconds.
+    /// The median.
     pub p50_us: u64,
-    /// All but a hundredth were, in microseconds.
+    /// The 99th percentile.
     pub p99_us: u64,
-    /// The slowest, in microseconds.
+    /// The slowest.
     pub max_us: u64,
-    /// Blocktime: the sum of all these waits, in microseconds. A page that several vCPUs wait for counts once.
+    /// The sum.
     pub blocktime_us: u64,
-    /// How many fell into each power of two of microseconds: `[<1, <2, <4, …]`.
+    /// How many fell into each power of two of microseconds, at most [`MAX_FAULT_BUCKETS`] of them.
+    #[serde(deserialize_with = "buckets")]
     pub histogram: Vec<u64>,
 }
 
@@ -298,10 +331,10 @@ mod tests {
             let bytes = postcard::to_stdvec(&sent).unwrap();
             postcard::from_bytes::<FromSource>(&bytes).map(|received| assert_eq!(received, sent))
         };
-        for length in [0, 1, CONSOLE_BYTES] {
+        for length in [0, 1, MAX_CONSOLE_BYTES] {
             received(length).unwrap();
         }
-        assert!(received(CONSOLE_BYTES + 1).is_err());
+        assert!(received(MAX_CONSOLE_BYTES + 1).is_err());
     }
 
     fn received(reason: &str) -> String {
@@ -320,5 +353,24 @@ mod tests {
         assert_eq!(long.chars().count(), MAX_REASON_CHARACTERS);
         assert!(long.ends_with('…'));
         assert_eq!(received(&"x".repeat(MAX_REASON_CHARACTERS)).len(), MAX_REASON_CHARACTERS);
+    }
+
+    #[test]
+    fn the_end_of_a_guest_is_told_in_words_that_do_nothing_to_a_terminal() {
+        let end = GuestEnded { exit_code: 3, words: "\x1b[2Jended\n".to_owned() };
+        let bytes = postcard::to_stdvec(&FromDestination::Ended(end)).unwrap();
+        let expected = GuestEnded { exit_code: 3, words: " [2Jended ".to_owned() };
+        assert_eq!(postcard::from_bytes(&bytes), Ok(FromDestination::Ended(expected)));
+    }
+
+    #[test]
+    fn a_histogram_is_no_longer_than_there_are_powers_of_two() {
+        let received = |length| {
+            let sent = FaultTimes { histogram: vec![1; length], ..FaultTimes::default() };
+            let bytes = postcard::to_stdvec(&sent).unwrap();
+            postcard::from_bytes::<FaultTimes>(&bytes).map(|received| assert_eq!(received, sent))
+        };
+        assert!(received(MAX_FAULT_BUCKETS).is_ok());
+        assert!(received(MAX_FAULT_BUCKETS + 1).is_err());
     }
 }

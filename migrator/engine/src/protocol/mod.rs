@@ -1,8 +1,8 @@
 //! What the two sides say to each other, without a socket in sight.
 //!
 //! A migration is one *control* link, one or more *bulk* links, and one *urgent* link for page
-//! requests and their answers. Each opens with a [`Greeting`] that names the migration and the
-//! link's role, and is answered by another.
+//! requests and their answers. Each opens with a [`Greeting`] that names the migration, the link's role
+//! and what its side can do, and is answered by another; both compute what they have in common.
 //!
 //! ```text
 //!  source                                     destination
@@ -43,11 +43,15 @@ mod network;
 pub use codec::{ControlLink, MAX_MESSAGE_BYTES, MessageError, decode_message, encode_message};
 pub use frame::{
     DIGEST_BYTES, FRAME_TIME, Frame, FrameError, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES,
-    MAX_FRAME_PAGES, MAX_FRAME_RUNS, RECORD_BYTES, Segment,
+    MAX_FRAME_PAGES, MAX_FRAME_RUNS, MAX_PAYLOAD_BYTES, RECORD_BYTES, Segment,
 };
-pub use greeting::{GREETING_BYTES, Greeting, GreetingError, MigrationId, Role, VERSION};
+pub use greeting::{
+    Capabilities, Encodings, GREETING_BYTES, Greeting, GreetingError, MAX_BULK_LINKS, MigrationId,
+    OLDEST_VERSION, Role, VERSION, Versions,
+};
 pub use message::{
-    Along, FaultStatistics, FromDestination, FromSource, GuestEnd, LoadTimes, MAX_PAGES_ALONG, Missing,
-    Offer, StateMessage,
+    Along, FaultTimes, FromDestination, FromSource, GuestEnded, LoadTimes, MAX_ANSWER_BYTES,
+    MAX_CONSOLE_BYTES, MAX_FAULT_BUCKETS, MAX_PAGES_ALONG, MAX_REASON_CHARACTERS, Missing, Offer, OfferedVm,
+    StateMessage,
 };
 pub use network::{MAX_NETWORK_FRAME_BYTES, NETWORK_HEADER_BYTES, NetworkFrameTooLong, NetworkHeader};

@@ -1,6 +1,6 @@
 //! The source's ways in, for fuzz targets.
 
-use std::sync::Arc;
+use std::{cell::OnceCell, sync::Arc};
 
 use super::{
     MigrateError,
@@ -32,5 +32,6 @@ pub(crate) fn open_link(
 ) -> Result<Box<dyn Wire>, MigrateError> {
     let default = Options::default();
     let (patience, peer_timeout) = (default.answer_timeout, default.peer_timeout);
-    Links { connector, interrupt: &Interrupt::default(), migration, patience, peer_timeout }.open(role)
+    let (interrupt, agreed) = (&Interrupt::default(), OnceCell::new());
+    Links { connector, interrupt, migration, patience, peer_timeout, agreed }.open(role)
 }

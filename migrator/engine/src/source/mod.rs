@@ -33,8 +33,8 @@ use crate::{
     options::{Options, Verify},
     pages::{Digest, GuestPages, PageSet, PageStream, digest_of},
     progress::{Phase, Progress},
-    protocol::{ControlLink, FaultStatistics, FrameKind, FromDestination, FromSource, GuestEnd},
-    report::{Outcome, Report},
+    protocol::{ControlLink, FrameKind, FromDestination, FromSource},
+    report::{FaultStatistics, GuestEnd, Outcome, Report},
     strategy::{
         Handover, Strategy,
         convergence::{Known, Limits, converges, expected_downtime},
@@ -244,9 +244,9 @@ impl Migration<'_> {
         loop {
             match self.control.receive()? {
                 FromDestination::Complete { digest, faults } => {
-                    return Ok(LastWord::Complete(digest, faults));
+                    return Ok(LastWord::Complete(digest, faults.into()));
                 }
-                FromDestination::Ended(end) => return Ok(LastWord::Ended(end)),
+                FromDestination::Ended(end) => return Ok(LastWord::Ended(end.into())),
                 FromDestination::Resend(missing) => self.push_again(&missing)?,
                 other => return Err(MigrateError::unexpected(other)),
             }

@@ -2,6 +2,7 @@
 //! guest notices anything.
 
 use std::{
+    cell::OnceCell,
     io::Read,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,7 +14,8 @@ use crate::{
     pages::{GuestPages, PageSet, PageStream},
     progress::{Phase, Progress},
     protocol::{
-        ControlLink, FromDestination, FromSource, GREETING_BYTES, Greeting, MigrationId, Offer, Role,
+        Capabilities, ControlLink, FromDestination, FromSource, GREETING_BYTES, Greeting, GreetingError,
+        MigrationId, Offer, Role,
     },
     strategy::Needs,
     timeline::{DowntimeParts, Timeline, micros},
@@ -82,7 +84,8 @@ impl<'vm> Migration<'vm> {
         mut timeline: Timeline,
     ) -> Result<Migration<'vm>, MigrateError> {
         let (patience, peer_timeout) = (options.answer_timeout, options.peer_timeout);
-        let links = Links { connector, interrupt, migration: new_id()?, patience, peer_timeout };
+        let (migration, agreed) = (new_id()?, OnceCell::new());
+        let links = Links { connector, interrupt, migration, patience, peer_timeout, agreed };
         let mut control = Control::new(links.open(Role::Control)?);
         let ready = match make_ready(vm, &links, &mut control, needs, options, progress) {
             Ok(ready) => ready,
@@ -139,7 +142,7 @@ fn make_ready(
     let pages = vm.pages();
     let Rehearsal { state, pause, save_state } = rehearse(vm, progress)?;
     let mut console = ConsoleToGo::of(vm);
-    let load = offer(control, vm, needs, options, state, console.next())?;
+    let load = offer(control, vm, links.bulk_links(), needs, options, state, console.next())?;
     let throttle = options.max_bandwidth.map(|rate| Arc::new(Throttle::new(rate)));
     let limit =
         |lane| throttle.clone().map(|throttle| Limit { throttle, lane, interrupt: interrupt.clone() });
@@ -173,6 +176,8 @@ pub(super) struct Links<'a> {
     pub patience: Duration,
     /// How long a peer may be unheard of.
     pub peer_timeout: Duration,
+    /// What both sides can do, once a link is open: the same on all of them.
+    pub agreed: OnceCell<Capabilities>,
 }
 
 impl Links<'_> {
@@ -184,7 +189,7 @@ impl Links<'_> {
         wire.set_peer_timeout(Some(self.peer_timeout));
         wire.set_patience(Some(self.patience));
         wire.set_deadline(Some(self.patience));
-        let greeting = Greeting { migration: self.migration, role };
+        let greeting = Greeting::new(self.migration, role);
         wire.send(&greeting.encode()).map_err(connect)?;
         let mut answer = [0; GREETING_BYTES];
         // Its first words tell another service apart, even one that says less than a greeting.
@@ -192,9 +197,17 @@ impl Links<'_> {
         let wrong = |source| MigrateError::Greeting { address: address(), source };
         Greeting::check_magic(&answer).map_err(wrong)?;
         wire.receive(&mut answer[8..]).map_err(connect)?;
-        greeting.check_answer(&answer).map_err(wrong)?;
+        let agreed = greeting.check_answer(&answer).map_err(wrong)?;
+        if *self.agreed.get_or_init(|| agreed) != agreed {
+            return Err(wrong(GreetingError::Mixed));
+        }
         wire.set_deadline(None);
         Ok(wire)
+    }
+
+    /// How many bulk links both sides can have.
+    fn bulk_links(&self) -> u8 {
+        self.agreed.get().map_or(Capabilities::OURS.bulk_links, |agreed| agreed.bulk_links)
     }
 }
 
@@ -251,6 +264,7 @@ impl Rehearsal {
 fn offer(
     control: &mut Control,
     vm: &dyn SourceVm,
+    bulk_links: u8,
     needs: Needs,
     options: &Options,
     rehearsal: Vec<u8>,
@@ -258,8 +272,8 @@ fn offer(
 ) -> Result<Duration, MigrateError> {
     control.wire().set_patience(Some(OFFER_PATIENCE));
     control.send(&FromSource::Offer(Offer {
-        vm: vm.describe(),
-        bulk_links: 1,
+        vm: vm.describe().into(),
+        bulk_links,
         may_miss_pages: needs.missing_pages,
         has_network: vm.network().is_some(),
         populate: !needs.missing_pages,

@@ -288,7 +288,7 @@ mod tests {
         let mut answers = Answers::new(stream, vm.pages(), progress.clone());
         let shared = Shared::new(&PageSet::all(64));
         let segments = vec![(Encoding::Raw, PageRun::one(20))];
-        let request = Frame { kind: FrameKind::Request, stage: 0, segments, data_pages: 0 };
+        let request = Frame::without_payload(FrameKind::Request, 0, segments);
         answers.answer(&request, &shared).expect("room in the socket");
         let sent = progress.urgent();
         assert_eq!((sent.pages, shared.claims.remaining()), (1, 63));

@@ -4,7 +4,6 @@
 
 use std::{error::Error, os::fd::BorrowedFd, sync::Arc, time::Duration};
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::announcer::Announcer;
@@ -46,7 +45,7 @@ impl VmError {
 pub const PAGES_MISSING: &str = "pages of its memory never arrived";
 
 /// What a destination must know to make a machine ready.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmDescription {
     /// The name its user gave it.
     pub name: String,

@@ -6,8 +6,7 @@ use crate::one_guest::{Try, assert_memory_right, boot};
 use engine::{
     destination::ReceiveError,
     options::Verify,
-    protocol::GuestEnd,
-    report::{Outcome, in_words},
+    report::{GuestEnd, Outcome, in_words},
     sim::{Cut, Fault, SimVm, Tally},
     strategy::Strategy,
     vm::{PAGES_MISSING, SourceVm},

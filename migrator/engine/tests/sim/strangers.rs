@@ -12,12 +12,16 @@ use crate::one_guest::{assert_memory_right, boot};
 use engine::{
     destination::{ReceiveError, receive},
     options::Options,
-    protocol::{FromDestination, FromSource, GREETING_BYTES, Greeting, Role, VERSION, encode_message},
+    protocol::{
+        Capabilities, FromDestination, FromSource, GREETING_BYTES, Greeting, Offer, Role, VERSION,
+        encode_message,
+    },
     report::{Outcome, Report},
     sim::{SimHost, SimVm},
     source::migrate,
     strategy::Strategy,
     transport::{Address, Interrupt},
+    vm::SourceVm,
 };
 
 /// Migrates to whatever `serve` does with the first connection; every later one is closed at once.
@@ -89,10 +93,69 @@ fn another_version_answers() {
     let error = error_of(|mut stream| {
         let mut greeting = [0; GREETING_BYTES];
         stream.read_exact(&mut greeting).unwrap();
-        greeting[8] = 9;
+        // The newest version and the oldest.
+        (greeting[8], greeting[12]) = (9, 9);
         stream.write_all(&greeting).unwrap();
     });
     assert!(error.contains("version 9") && error.contains(&format!("version {VERSION}")), "{error}");
+}
+
+/// A Ferry of version 4 greets in as many bytes, and is told apart at either end.
+#[test]
+fn a_version_before_capabilities_is_refused_in_a_sentence() {
+    let as_version_4 = |mut greeting: [u8; GREETING_BYTES]| {
+        greeting[8] = 4;
+        greeting[11..16].fill(0);
+        greeting
+    };
+    let error = error_of(move |mut stream| {
+        let mut greeting = [0; GREETING_BYTES];
+        stream.read_exact(&mut greeting).unwrap();
+        stream.write_all(&as_version_4(greeting)).unwrap();
+    });
+    assert!(error.contains("version 4") && error.contains("the same Ferry on both hosts"), "{error}");
+    receive_from(|address| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let greeting = Greeting::new([1; 16], Role::Control).encode();
+        stream.write_all(&as_version_4(greeting)).unwrap();
+        let mut answer = [0; GREETING_BYTES];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!((&answer[..8], answer[8]), (&greeting[..8], VERSION as u8));
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "it is dropped");
+    });
+}
+
+/// A later Ferry that still speaks this version, and can do more.
+#[test]
+fn a_newer_source_that_speaks_this_version_is_greeted() {
+    receive_from(|address| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let asked = Greeting::new([1; 16], Role::Control);
+        let mut greeting = asked.encode();
+        greeting[8] = 9;
+        (greeting[11], greeting[14], greeting[15]) = (8, 0xff, 0xff);
+        stream.write_all(&greeting).unwrap();
+        let mut answer = [0; GREETING_BYTES];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(asked.check_answer(&answer), Ok(Capabilities::OURS));
+        // It may not open more links than this side has.
+        let vm = boot(1);
+        let offer = Offer {
+            vm: vm.describe().into(),
+            bulk_links: 8,
+            may_miss_pages: false,
+            has_network: false,
+            populate: false,
+            digest: false,
+            rehearsal: Vec::new(),
+            console: Vec::new(),
+        };
+        stream.write_all(&encode_message(&FromSource::Offer(offer)).unwrap()).unwrap();
+        let mut refusal = Vec::new();
+        stream.read_to_end(&mut refusal).ok();
+        let refusal = String::from_utf8_lossy(&refusal);
+        assert!(refusal.contains("8 bulk links instead of 1 to 1"), "{refusal}");
+    });
 }
 
 #[test]
@@ -166,7 +229,7 @@ fn callers_who_are_no_ferry_are_turned_away_and_the_next_is_served() {
         }
         // A Ferry is still welcome.
         let mut stream = TcpStream::connect(address).unwrap();
-        let greeting = Greeting { migration: [1; 16], role: Role::Control };
+        let greeting = Greeting::new([1; 16], Role::Control);
         stream.write_all(&greeting.encode()).unwrap();
         let mut answer = [0; GREETING_BYTES];
         stream.read_exact(&mut answer).unwrap();
@@ -180,7 +243,7 @@ fn a_source_that_says_nonsense_is_told_so() {
     for nonsense in [FromSource::Start { valid_ms: 1 }, FromSource::Probe] {
         let error = receive_from(|address| {
             let mut stream = TcpStream::connect(address).unwrap();
-            stream.write_all(&Greeting { migration: [1; 16], role: Role::Control }.encode()).unwrap();
+            stream.write_all(&Greeting::new([1; 16], Role::Control).encode()).unwrap();
             stream.read_exact(&mut [0; GREETING_BYTES]).unwrap();
             stream.write_all(&encode_message(&nonsense).unwrap()).unwrap();
             let mut answer = Vec::new();
@@ -195,7 +258,7 @@ fn a_source_that_says_nonsense_is_told_so() {
 /// Issue 12, entry 10: half a byte a second must not keep a receiver busy for ever.
 #[test]
 fn entry_10_callers_who_trickle_are_turned_away_and_the_next_is_served() {
-    let greeting = Greeting { migration: [1; 16], role: Role::Control };
+    let greeting = Greeting::new([1; 16], Role::Control);
     let error = receive_from(|address| {
         // One trickles its greeting, the other its offer: 8 bytes of prefix that announce a few more.
         for greets in [false, true] {

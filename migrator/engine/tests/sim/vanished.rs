@@ -78,7 +78,7 @@ fn entry_11_a_source_that_vanishes_is_noticed() {
         let received =
             scope.spawn(|| receive(&mut SimHost::default(), &mut *acceptor, &interrupt, |_, _| ()));
         let mut stream = TcpStream::connect(host_and_port).unwrap();
-        stream.write_all(&Greeting { migration: [1; 16], role: Role::Control }.encode()).unwrap();
+        stream.write_all(&Greeting::new([1; 16], Role::Control).encode()).unwrap();
         stream.read_exact(&mut [0; GREETING_BYTES]).unwrap();
         // Its other links never come.
         stream.write_all(&encode_message(&FromSource::Offer(offer("gone", false))).unwrap()).unwrap();

@@ -132,7 +132,7 @@ impl Peer {
     fn calls(address: &str, reached: Reached) -> Peer {
         let connect = |role| {
             let mut stream = TcpStream::connect(address).unwrap();
-            let greeting = Greeting { migration: STRANGER, role }.encode();
+            let greeting = Greeting::new(STRANGER, role).encode();
             match reached {
                 Reached::Greeting => stream.write_all(&greeting[..1]).unwrap(),
                 _ => {
@@ -205,7 +205,7 @@ pub fn offer(name: &str, populate: bool) -> Offer {
     vm.pause().unwrap();
     let rehearsal = vm.save_state().unwrap();
     Offer {
-        vm: vm.describe(),
+        vm: vm.describe().into(),
         bulk_links: 1,
         may_miss_pages: false,
         has_network: false,

@@ -16,7 +16,7 @@ use crate::{
     daemon::{MigrationState, Registry, Status},
     machine::{CheckReport, GuestReport},
 };
-use engine::report::Outcome;
+use engine::{progress::Phase, report::Outcome};
 
 fn ask<T: DeserializeOwned>(name: &str, method: Method, path: &str) -> anyhow::Result<T> {
     let client = Client::new(&Registry::open()?, name);
@@ -52,6 +52,8 @@ impl Info {
             return Ok(ExitCode::SUCCESS);
         }
         let machine = machine(&vm);
+        let [is_paused, is_moved, is_migrating] =
+            ["paused", "moved", "migrating"].map(|status| vm.status == status);
         let mut lines = vec![
             ("name", vm.name),
             ("status", vm.status),
@@ -69,8 +71,11 @@ impl Info {
             vm.overhead_bytes
                 .map(|bytes| ("overhead", format!("{} beside guest memory", units::show_bytes(bytes)))),
         );
-        if guest.available {
-            let phase = guest.phase.unwrap_or_default();
+        let runs_there =
+            migration.progress.as_ref().is_some_and(|now| matches!(now.phase, Phase::Push | Phase::Verify));
+        let has_left = is_moved || is_migrating && runs_there;
+        if guest.available && !has_left {
+            let phase = if is_paused { "paused".to_owned() } else { guest.phase.unwrap_or_default() };
             let wrote = units::show_count(guest.pages_written);
             lines.push(("guest", format!("{phase}, {wrote} pages written, {} errors found", guest.errors)));
             lines.push(("longest gap", units::show_micros(guest.longest_gap_us)));
@@ -81,7 +86,12 @@ impl Info {
             lines.push(("migration", format!("the last was {outcome}{why}")));
         } else if let Some(now) = migration.progress {
             let left = units::show_count(now.pages_left);
-            lines.push(("migration", format!("round {}, {left} pages left", now.round)));
+            let where_it_is = if runs_there {
+                "it runs at the destination".to_owned()
+            } else {
+                format!("round {}", now.round)
+            };
+            lines.push(("migration", format!("{where_it_is}, {left} pages left")));
         }
         for (what, value) in lines {
             print(format_args!("{what:<13} {value}"))?;

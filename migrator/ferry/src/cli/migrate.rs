@@ -168,10 +168,12 @@ async fn watch(client: &Client) -> anyhow::Result<Watched> {
                     return Ok(Watched::Left);
                 }
                 is_cancelled = true;
-                Display::say(display.as_ref(), "calling it off; Ctrl-C again does not wait for that");
                 match client.call::<MigrationState>(Method::DELETE, "/v1/migration", Some(PROMPT)).await {
-                    // It is over already: the report says how.
-                    Ok(_) | Err(ClientError::Refused(_)) => {}
+                    Ok(_) => Display::say(display.as_ref(), "cancelling; Ctrl-C again does not wait for that"),
+                    // It is over, or past the handover: the report says how it ends.
+                    Err(ClientError::Refused(why)) => {
+                        Display::say(display.as_ref(), &format!("{why}. Ctrl-C again does not wait for that"));
+                    }
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -182,7 +184,14 @@ async fn watch(client: &Client) -> anyhow::Result<Watched> {
 /// Shows how far it is until it is over, and fetches the report.
 async fn follow(client: &Client, display: &mut Option<Display>) -> Result<Option<Report>, ClientError> {
     while let Some(shown) = display {
-        let state: MigrationState = client.call(Method::GET, "/v1/migration", Some(PROMPT)).await?;
+        let state: MigrationState = match client.call(Method::GET, "/v1/migration", Some(PROMPT)).await {
+            // Its host or its process is stopped for a while: nothing is decided by that.
+            Err(silent @ ClientError::Silent { .. }) => {
+                Display::say(Some(shown), &format!("{silent}; still waiting"));
+                continue;
+            }
+            answer => answer?,
+        };
         match (&state.progress, state.report.is_some()) {
             (Some(progress), false) => shown.show(progress),
             _ => *display = None,

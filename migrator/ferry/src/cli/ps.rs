@@ -88,14 +88,14 @@ async fn all(registry: &Registry) -> anyhow::Result<Vec<Status>> {
 fn status(vm: &Status) -> String {
     match (&vm.receiving, &vm.listening) {
         (Some(coming), _) => format!("{} {}, {} %", vm.status, coming.name, coming.percent),
-        (None, Some(address)) => format!("{} at {address}", vm.status),
+        (None, Some(address)) => format!("{} at {}", vm.status, address.trim_start_matches("tcp://")),
         (None, None) => vm.status.clone(),
     }
 }
 
 fn table(vms: &[Status]) -> Table {
     let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["NAME", "STATUS", "MEMORY", "VCPUS", "MACHINE", "PID", "GUEST"]);
+    table.load_style(NOTHING).set_header(["NAME", "STATUS", "MEMORY", "VCPUS", "PID", "GUEST"]);
     for vm in vms {
         let came = !vm.kind.is_empty();
         let or_dash = |text: String| if came { text } else { "-".to_owned() };
@@ -104,13 +104,12 @@ fn table(vms: &[Status]) -> Table {
             status(vm),
             or_dash(show_bytes(vm.memory_bytes)),
             or_dash(vm.vcpus.to_string()),
-            or_dash(vm.kind.clone()),
             vm.pid.to_string(),
             vm.image.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
     }
-    for column in [2, 3, 5] {
-        table.column_mut(column).expect("seven columns").set_cell_alignment(CellAlignment::Right);
+    for column in [2, 3, 4] {
+        table.column_mut(column).expect("six columns").set_cell_alignment(CellAlignment::Right);
     }
     table
 }

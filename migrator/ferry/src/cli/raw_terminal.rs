@@ -5,7 +5,9 @@
 //! continued, as by a shell's `fg`, and every so often, since not every shell says so to a job that runs.
 
 use std::{
-    io::{self, IsTerminal},
+    fs::File,
+    io::{self, IsTerminal, Read},
+    os::fd::AsFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
@@ -16,7 +18,8 @@ use rustix::{
     io::Errno,
     process::getpgrp,
     termios::{
-        InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcsetattr,
+        InputModes, LocalModes, OptionalActions, QueueSelector, SpecialCodeIndex, Termios, tcflush,
+        tcgetattr, tcgetpgrp, tcsetattr,
     },
 };
 use tokio::{
@@ -24,6 +27,8 @@ use tokio::{
     sync::oneshot,
     time::sleep,
 };
+
+use super::output::tell;
 
 /// How soon a process that was brought to the foreground notices.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -79,7 +84,8 @@ impl Drop for RawTerminal {
         state.is_given_back = true;
         // In the background the terminal is the shell's, and gone there is nothing to restore.
         if let Some(before) = state.before.take().filter(|_| is_in_foreground()) {
-            tcsetattr(io::stdin(), OptionalActions::Drain, &before).ok();
+            // What was typed for the guest and not read is not for the shell.
+            tcsetattr(io::stdin(), OptionalActions::Flush, &before).ok();
         }
     }
 }
@@ -130,6 +136,36 @@ fn is_in_foreground() -> bool {
         Ok(foreground) => foreground == getpgrp(),
         // One that controls no job here, or no terminal at all, stops nobody.
         Err(error) => matches!(error, Errno::NOTTY | Errno::OPNOTSUPP),
+    }
+}
+
+/// Throws away what is typed on a terminal, for as long as it is this process's: it was meant for a guest that has left, and
+/// a shell that comes after must not run it.
+pub fn discard_input() {
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        return;
+    }
+    let Ok(mut keys) = stdin.as_fd().try_clone_to_owned().map(File::from) else { return };
+    let mut is_told = false;
+    while await_input().is_ok() {
+        // Sent to the background in this instant, or a terminal that is gone.
+        if !matches!(keys.read(&mut [0; 1024]), Ok(1..)) {
+            thread::sleep(LOOK_EVERY);
+            continue;
+        }
+        if !is_told {
+            is_told = true;
+            tell!("ferry: the guest has left: what is typed here is not read");
+        }
+    }
+}
+
+/// Throws away what was typed on a terminal and is still unread.
+pub fn discard_unread() {
+    if io::stdin().is_terminal() && is_in_foreground() {
+        // A terminal that is gone has nothing.
+        tcflush(io::stdin(), QueueSelector::IFlush).ok();
     }
 }
 

@@ -37,6 +37,9 @@ pub struct Receive {
     backing: Backing,
     #[command(flatten)]
     devices: HostDevices,
+    /// Take simulated VMs, too: those of `ferry run sim`
+    #[arg(long)]
+    simulated: bool,
     /// How long the source's host may acknowledge nothing before it counts as gone
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = units::peer_timeout)]
     peer_timeout: Duration,
@@ -96,8 +99,13 @@ impl Receive {
         };
         let receiver = {
             let (daemon, interrupt) = (daemon.clone(), interrupt.clone());
-            let share =
-                HostShare { backing: self.backing, taps: self.devices.taps, disks: self.devices.disks };
+            let share = HostShare {
+                backing: self.backing,
+                // Without KVM there are no others.
+                simulated: self.simulated || cfg!(not(feature = "kvm")),
+                taps: self.devices.taps,
+                disks: self.devices.disks,
+            };
             move || receive_one(&daemon, acceptor, &share, self.once, &interrupt, &mut user)
         };
         thread::Builder::new().name("receive".to_owned()).spawn(receiver).context("start a thread")?;

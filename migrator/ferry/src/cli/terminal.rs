@@ -14,7 +14,7 @@ use anyhow::Context;
 
 use super::{
     output::tell,
-    raw_terminal::{RawTerminal, await_input},
+    raw_terminal::{RawTerminal, await_input, discard_input, discard_unread},
 };
 use crate::daemon::Daemon;
 
@@ -68,12 +68,13 @@ pub fn attach_own(socket: &Path, daemon: &Arc<Daemon>) -> anyhow::Result<Attache
     }
     let (input, output) = (console.try_clone()?, console.try_clone()?);
     let daemon = daemon.clone();
-    thread::spawn(move || {
-        if copy_input(input) == Left::ByUser
-            && let Err(refusal) = daemon.stop(false)
-        {
-            tell!("ferry: {refusal}");
+    thread::spawn(move || match copy_input(input) {
+        Left::ByUser => {
+            if let Err(refusal) = daemon.stop(false) {
+                tell!("ferry: {refusal}");
+            }
         }
+        Left::ByGuest => discard_input(),
     });
     let terminal = Arc::new(Mutex::new(terminal));
     let its_end = terminal.clone();
@@ -93,6 +94,7 @@ impl Drop for Attached {
             output.join().ok();
         }
         give_back(&self.terminal);
+        discard_unread();
     }
 }
 

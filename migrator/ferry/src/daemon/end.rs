@@ -4,7 +4,7 @@ use std::{sync::Arc, thread, time::Duration};
 
 use super::{Daemon, Place, Refusal};
 use crate::machine::{Ending, Handles};
-use engine::protocol::GuestEnd;
+use engine::report::GuestEnd;
 
 /// How long the source may take to hear of the end of a guest whose pages it still has.
 const SOURCE_HEARS_WITHIN: Duration = Duration::from_secs(2);
@@ -42,7 +42,7 @@ impl Daemon {
     /// destination needs pages that are here, unless this is `forced`.
     ///
     /// # Errors
-    /// Then nothing is stopped: [`Refusal::PastHandover`].
+    /// Then nothing is stopped: [`Refusal::PastHandover`] and [`Refusal::Moved`].
     pub fn stop(self: &Arc<Self>, forced: bool) -> Result<(), Refusal> {
         let mut inner = self.lock();
         match &inner.place {
@@ -54,6 +54,10 @@ impl Daemon {
                     inner.stop_wanted = true;
                 }
             },
+            // The guest goes on there, and this process ends by itself.
+            Place::Moved { .. } if !forced && inner.end.is_none() => {
+                return Err(inner.place.refusal(&inner.name));
+            }
             Place::Arriving { .. } => {
                 drop(inner);
                 let end = GuestEnd { exit_code: 0, words: "its user stopped it".to_owned() };

@@ -238,14 +238,24 @@ impl Daemon {
                     Place::Moved { to: to.to_owned() }
                 }
             };
-            inner.note(report, standing);
+            inner.note(report);
         });
+        if self.is_stop_due(standing) {
+            // What it was to be is over, and whoever waits for it hears how.
+            self.await_fetch(ENDED_REPORT_LIFETIME);
+            self.finish(End::Stopped);
+        }
         if standing.is_none() {
             self.await_fetch(report_lifetime);
             self.finish(end);
             // Only now: giving back a large guest's memory takes a while, and the user waits for the report.
             drop(machine);
         }
+    }
+
+    /// Whether its user wanted it stopped meanwhile. What another host may still need is kept, whatever was wanted before.
+    fn is_stop_due(&self, standing: Option<Standing>) -> bool {
+        self.lock().stop_wanted && matches!(standing, Some(Standing::Running | Standing::Paused))
     }
 
     fn await_fetch(&self, at_most: Duration) {
@@ -269,13 +279,9 @@ fn panicked(machine: &mut Machine, strategy: Strategy, options: &Options) -> Rep
 }
 
 impl Inner {
-    fn note(&mut self, report: Report, standing: Option<Standing>) {
+    fn note(&mut self, report: Report) {
         if let Some(record) = &mut self.migration {
             record.report = Some(report);
-        }
-        // What another host may still need is kept, whatever was wanted before.
-        if self.stop_wanted && matches!(standing, Some(Standing::Running | Standing::Paused)) {
-            self.end.get_or_insert(End::Stopped);
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    Claim, Daemon, End, RegistryError,
+    Claim, Daemon, End, Refusal, RegistryError,
     clients::{await_goodbyes, serve_clients},
 };
 
@@ -135,6 +135,7 @@ fn stop_on_signals(daemon: &Arc<Daemon>) -> io::Result<()> {
             next().await;
             match daemon.stop(false) {
                 // Another host depends on this process: no number of signals ends it, only a forced stop does.
+                Err(Refusal::Moved { .. }) => return daemon.finish(End::Stopped),
                 Err(too_late) => {
                     was_asked = false;
                     tracing::warn!("{too_late}");

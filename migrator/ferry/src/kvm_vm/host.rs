@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use vmm::{Backend, Backing, DeviceConfig, Disk, Tap, VmConfig};
 
-use super::{KIND, KvmVm, Machine};
+use super::{KIND, KvmVm, description::Machine};
 use engine::{
     pages::PAGE_SIZE,
     vm::{DestinationHost, VmDescription, VmError},
@@ -79,8 +79,7 @@ impl DestinationHost for KvmHost {
                 vm.kind
             )));
         }
-        let machine: Machine =
-            postcard::from_bytes(&vm.machine).map_err(VmError::new("read the machine's description"))?;
+        let machine = Machine::decode(&vm.machine).map_err(VmError::new("read the machine's description"))?;
         machine.cpu.check_runs_here().map_err(VmError::new("give the guest the CPU it had"))?;
         let memory_bytes = vm.page_count.saturating_mul(PAGE_SIZE as u64);
         let backends = self.backends(&machine.devices)?;

@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
-use vmm::{Backend, CpuModel, DeviceConfig, DiskError, LandingArea, Vm, VmConfig};
+use vmm::{Backend, CpuModel, DiskError, LandingArea, Vm, VmConfig};
 
 pub use self::host::KvmHost;
 use self::{
+    description::Machine,
     network::KvmNetwork,
     pages::{KvmMissing, KvmPages},
 };
@@ -22,6 +22,7 @@ use engine::{
     },
 };
 
+mod description;
 mod host;
 mod network;
 mod pages;
@@ -40,13 +41,6 @@ pub struct KvmVm {
     console: KeptConsole,
     /// Where missing pages will be received, once it is backed.
     landing: Option<LandingArea>,
-}
-
-/// What a destination must know of the kind.
-#[derive(Serialize, Deserialize)]
-struct Machine {
-    cpu: CpuModel,
-    devices: Vec<DeviceConfig>,
 }
 
 impl KvmVm {
@@ -105,7 +99,7 @@ impl KvmVm {
 impl SourceVm for KvmVm {
     fn describe(&self) -> VmDescription {
         let (cpu, devices) = (self.vm.cpu().clone(), self.vm.config().devices.clone());
-        let machine = postcard::to_stdvec(&Machine { cpu, devices });
+        let machine = Machine { cpu, devices }.encode();
         VmDescription {
             name: self.name.clone(),
             kind: KIND.to_owned(),

@@ -36,6 +36,8 @@ impl From<Backing> for vmm::Backing {
 pub struct HostShare {
     /// What holds its memory.
     pub backing: Backing,
+    /// Simulated VMs are taken, too, which run as their source wants it and use no machine of this host's.
+    pub simulated: bool,
     /// Names of taps, one for each of its network cards.
     pub taps: Vec<String>,
     /// Its disks: files or block devices that both hosts see.
@@ -65,6 +67,12 @@ impl<F: FnMut(&VmDescription, Handles)> Host<F> {
     }
 
     fn create_kind(&self, vm: &VmDescription) -> Result<Machine, VmError> {
+        if vm.kind == sim::KIND && !self.share.simulated {
+            return Err(VmError {
+                operation: "make a machine for it",
+                source: "it is a simulated VM: `ferry receive --simulated` takes those, too".into(),
+            });
+        }
         if vm.kind == sim::KIND {
             return SimHost::default().create(vm).map(|sim| Machine::Simulated(Box::new(sim)));
         }

@@ -68,7 +68,7 @@ fn entry_5_neither_signals_nor_stop_nor_cancel_end_what_another_host_depends_on(
 fn entry_14_a_vm_gets_its_name_back_after_a_long_push_within_one_host() {
     let host = Host::new();
     host.run_sim("guest", &[]);
-    let done = host.ferry(&["receive", "tcp://127.0.0.1:0", "--detach"]);
+    let done = host.ferry(&["receive", "--simulated", "tcp://127.0.0.1:0", "--detach"]);
     let lines: Vec<String> = done.succeeds().lines().map(ToOwned::to_owned).collect();
     let address = lines[0].strip_prefix("listening on ").unwrap();
     host.ferry(&[&["migrate", "guest", address][..], &SLOW_PUSH].concat()).succeeds();

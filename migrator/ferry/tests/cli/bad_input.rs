@@ -93,7 +93,7 @@ fn a_web_server_at_the_destination_leaves_the_guest_running() {
 #[test]
 fn a_stranger_does_not_keep_a_destination_from_its_vm() {
     let host = Host::new();
-    let mut receive = host.start(&["receive", "tcp://127.0.0.1:0", "--no-console"]);
+    let mut receive = host.start(&["receive", "--simulated", "tcp://127.0.0.1:0", "--no-console"]);
     let address = receive.line().strip_prefix("listening on ").unwrap().to_owned();
     let mut stranger = std::net::TcpStream::connect(address.trim_start_matches("tcp://")).unwrap();
     stranger.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
@@ -101,6 +101,19 @@ fn a_stranger_does_not_keep_a_destination_from_its_vm() {
     host.run_sim("a", &[]);
     host.ferry(&["migrate", "a", &address, "--verify"]).succeeds();
     assert_eq!(receive.line(), "a runs here");
+}
+
+/// Issue 12, entry 15.
+#[cfg(feature = "kvm")]
+#[test]
+fn entry_15_a_receiver_takes_simulated_vms_only_if_it_was_told_to() {
+    let host = Host::new();
+    host.run_sim("a", &[]);
+    let mut receive = host.start(&["receive", "tcp://127.0.0.1:0", "--no-console"]);
+    let address = receive.line().strip_prefix("listening on ").unwrap().to_owned();
+    host.ferry(&["migrate", "a", &address])
+        .fails(1, &["a was not moved and runs on here", "`ferry receive --simulated` takes those, too"]);
+    host.assert_alive("a");
 }
 
 /// Issue 12, entry 20.
@@ -118,7 +131,7 @@ fn entry_20_what_leaves_no_time_or_no_round_is_refused_in_words() {
 #[test]
 fn one_failed_try_is_enough_where_that_was_asked_for() {
     let host = Host::new();
-    let mut receive = host.start(&["receive", "tcp://127.0.0.1:0", "--no-console", "--once"]);
+    let mut receive = host.start(&["receive", "--simulated", "tcp://127.0.0.1:0", "--no-console", "--once"]);
     let address = receive.line().strip_prefix("listening on ").unwrap().to_owned();
     host.run_sim("a", &[]);
     let slow = ["migrate", "a", &address, "--max-bandwidth", "8Mbit", "--timeout", "300ms"];

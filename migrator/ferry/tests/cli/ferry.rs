@@ -89,7 +89,7 @@ impl Host {
 
     /// A destination in the background; returns its address.
     pub fn receive(&self, name: &str) -> String {
-        let done = self.ferry(&["receive", "tcp://127.0.0.1:0", "--name", name, "--detach"]);
+        let done = self.ferry(&["receive", "--simulated", "tcp://127.0.0.1:0", "--name", name, "--detach"]);
         let line = done.succeeds().lines().next().unwrap_or_default().to_owned();
         line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}")).to_owned()
     }

@@ -83,7 +83,8 @@ fn a_log_that_is_full_does_not_end_a_guest_or_its_migration() {
     };
     let mut source = start(&["run", "sim", "--memory", "16MiB", "--no-console"]);
     host.await_answer("sim");
-    let mut destination = start(&["receive", "tcp://127.0.0.1:0", "--name", "b", "--no-console"]);
+    let mut destination =
+        start(&["receive", "--simulated", "tcp://127.0.0.1:0", "--name", "b", "--no-console"]);
     let address = destination.line().strip_prefix("listening on ").unwrap().to_owned();
     // A try that fails, which both sides complain of; then one that does not.
     let slow = ["migrate", "sim", &address, "--max-bandwidth", "8Mbit", "--timeout", "300ms"];

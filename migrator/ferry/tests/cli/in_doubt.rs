@@ -118,7 +118,8 @@ fn read_message<M: DeserializeOwned>(from: &mut TcpStream) -> io::Result<(Vec<u8
 
 /// Its address, and the process.
 fn receive(host: &Host) -> (String, Running) {
-    let mut receive = host.start(&["receive", "tcp://127.0.0.1:0", "--name", "b", "--no-console"]);
+    let mut receive =
+        host.start(&["receive", "--simulated", "tcp://127.0.0.1:0", "--name", "b", "--no-console"]);
     let address = receive.line().strip_prefix("listening on ").unwrap().to_owned();
     (address, receive)
 }

@@ -47,7 +47,7 @@ fn entry_23_a_vm_that_takes_another_name_meanwhile_is_listed_once() {
     let host = Host::new();
     host.run_sim("guest", &[]);
     for _ in 0..5 {
-        let done = host.ferry(&["receive", "tcp://127.0.0.1:0", "--detach"]);
+        let done = host.ferry(&["receive", "--simulated", "tcp://127.0.0.1:0", "--detach"]);
         let address =
             done.succeeds().lines().next().unwrap().strip_prefix("listening on ").unwrap().to_owned();
         let pid = listed(&host).iter().find(|vm| vm["status"] == "receiving").unwrap()["pid"].clone();

@@ -15,7 +15,7 @@ fn a_guest_moves_by_each_strategy_and_takes_its_own_name() {
     let host = Host::new();
     host.run_sim("guest", &[]);
     for strategy in ["stop-and-copy", "pre-copy", "post-copy"] {
-        let done = host.ferry(&["receive", "tcp://127.0.0.1:0", "--detach"]);
+        let done = host.ferry(&["receive", "--simulated", "tcp://127.0.0.1:0", "--detach"]);
         let lines: Vec<&str> = done.succeeds().lines().collect();
         let address = lines[0].strip_prefix("listening on ").unwrap();
         assert_eq!(lines[1], format!("incoming-{}", address.rsplit(':').next().unwrap()));
@@ -75,7 +75,7 @@ fn the_source_says_where_its_guest_went() {
     let host = Host::new();
     let run = host.start(&["run", "sim", "--memory", "16MiB", "--no-console"]);
     host.await_answer("sim");
-    let mut receive = host.start(&["receive", "tcp://127.0.0.1:0", "--no-console"]);
+    let mut receive = host.start(&["receive", "--simulated", "tcp://127.0.0.1:0", "--no-console"]);
     let address = receive.line().strip_prefix("listening on ").unwrap().to_owned();
     host.ferry(&["migrate", "sim", &address]).succeeds();
     assert_eq!(receive.line(), "sim runs here");
@@ -148,7 +148,8 @@ fn a_paused_guest_moves_and_stays_paused_until_it_is_resumed() {
     let before = written("a");
     let hops = [("a", "b", "pre-copy"), ("b", "c", "stop-and-copy"), ("c", "d", "post-copy")];
     for (from, to, strategy) in hops {
-        let mut receive = host.start(&["receive", "tcp://127.0.0.1:0", "--name", to, "--no-console"]);
+        let mut receive =
+            host.start(&["receive", "--simulated", "tcp://127.0.0.1:0", "--name", to, "--no-console"]);
         let address = receive.line().strip_prefix("listening on ").unwrap().to_owned();
         // A try that fails leaves it paused here.
         let slow = ["migrate", from, &address, "-s", strategy, "--timeout", "1us"];
@@ -171,7 +172,7 @@ fn a_paused_guest_moves_and_stays_paused_until_it_is_resumed() {
 fn a_destination_that_dies_leaves_the_guest_where_it_was() {
     let host = Host::new();
     host.run_sim("a", &[]);
-    let mut receive = host.start(&["receive", "tcp://127.0.0.1:0", "--no-console"]);
+    let mut receive = host.start(&["receive", "--simulated", "tcp://127.0.0.1:0", "--no-console"]);
     let address = receive.line().strip_prefix("listening on ").unwrap().to_owned();
     let migrate = host.start(&[&["migrate", "a", &address][..], &SLOW].concat());
     host.await_status("a", "migrating");

@@ -47,7 +47,7 @@ fn pulse_moves_by_each_strategy_and_its_console_lives_on() {
             println!("skipped: post-copy of pulse: {reason}");
             continue;
         }
-        let done = host.ferry(&["receive", "tcp://127.0.0.1:0", "--detach"]);
+        let done = host.ferry(&["receive", "--simulated", "tcp://127.0.0.1:0", "--detach"]);
         let address = done.succeeds().lines().next().unwrap().strip_prefix("listening on ").unwrap();
         let done = host.ferry(&["migrate", "pulse", address, "-s", strategy, "--verify"]);
         assert!(done.succeeds().contains("digests of all memory are the same"), "{done:?}");
