@@ -38,8 +38,11 @@ pub(super) struct Arrivals {
     remaining: AtomicU64,
     digest: AtomicU64,
     keep_digest: bool,
+    /// Frames that the push has brought.
+    pushed_frames: AtomicU64,
     /// As the state says, for the thread that vCPUs wait for: it takes no lock.
     is_bulk_lost: AtomicBool,
+    is_bulk_open: AtomicBool,
     state: Mutex<(State, Links)>,
     changed: Condvar,
 }
@@ -84,7 +87,9 @@ impl Arrivals {
             remaining: AtomicU64::new(0),
             digest: AtomicU64::new(0),
             keep_digest: false,
+            pushed_frames: AtomicU64::new(0),
             is_bulk_lost: AtomicBool::new(false),
+            is_bulk_open: AtomicBool::new(true),
             state: Mutex::new((State::Complete, Links::default())),
             changed: Condvar::new(),
         }
@@ -144,12 +149,23 @@ impl Arrivals {
         let mut state = self.lock();
         let (State::Running, Links { bulk: Bulk::Ended, urgent_failed: true }) = *state else { return None };
         state.1.bulk = Bulk::Open;
+        self.is_bulk_open.store(true, Ordering::Relaxed);
         let mut lost = Missing::from_set(&self.claims.unclaimed());
         if let Missing::Runs(runs) = &mut lost {
             // What does not go into one message is named after that.
             runs.truncate(MAX_RESENT_RUNS);
         }
         Some(lost)
+    }
+
+    /// The push has brought a frame.
+    pub fn count_pushed_frame(&self) {
+        self.pushed_frames.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Frames that the push has brought, and whether more are to come.
+    pub fn push(&self) -> (u64, bool) {
+        (self.pushed_frames.load(Ordering::Relaxed), self.is_bulk_open.load(Ordering::Relaxed))
     }
 
     /// Which pages are to be requested, since the link that pushes them is lost, or has brought damaged ones.
@@ -168,6 +184,7 @@ impl Arrivals {
         let mut state = self.lock();
         state.1.bulk = if failed { Bulk::Lost } else { Bulk::Ended };
         self.is_bulk_lost.store(failed, Ordering::Relaxed);
+        self.is_bulk_open.store(false, Ordering::Relaxed);
         // After a push that ended well, the last answers may be under way on the urgent link.
         if failed && (state.1.urgent_failed || state.0 == State::Loading) {
             self.stop(state, missing);

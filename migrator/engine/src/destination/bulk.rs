@@ -21,7 +21,7 @@ use crate::{
     protocol::{FrameKind, MAX_FRAME_PAGES},
     ready::spawn_ready,
     report::in_words,
-    transport::{HangUp, Interrupt, Pace, Wire},
+    transport::{HangUp, Interrupt, LinkHandle, Pace, Wire},
     urgent::{Priority, set_priority},
     vm::MissingPages,
 };
@@ -100,6 +100,11 @@ impl BulkReceiver {
         while let Ok(_) | Err(RecvTimeoutError::Timeout) = self.stage.recv_timeout(TICK)
             && Instant::now() < limit
         {}
+    }
+
+    /// Its link, while it has one.
+    pub fn link(&self) -> Option<LinkHandle> {
+        self.link.as_ref().map(HangUp::handle)
     }
 
     /// What went wrong, if anything has.
@@ -192,6 +197,7 @@ pub(super) fn install(
                 missing,
             ),
         };
+        arrivals.count_pushed_frame();
         match received {
             // The frame's end is known all the same, and none of its pages was installed.
             Err(error @ SinkError::Damaged { .. }) => {

@@ -12,7 +12,7 @@ use std::{
         mpsc::{Receiver, Sender, channel},
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -26,15 +26,22 @@ use crate::{
     protocol::{Frame, FrameKind, FrameWriter, MAX_FRAME_PAGES, MAX_FRAME_RUNS, Segment},
     ready::spawn_ready,
     report::{FaultStatistics, in_words},
-    transport::{HangUp, Wire},
+    transport::{HangUp, LinkHandle, Wire},
     urgent::{Priority, set_priority},
     vm::MissingPages,
 };
 
+/// What it serves, and the link that pushes what nobody requests.
+type Task = (Arc<Arrivals>, Option<LinkHandle>);
+
+/// How long a link may bring nothing that is to bring pages, before another brings them: one can stall though its peer
+/// lives, as where a relay has lost one of them.
+const STALLED_AFTER: Duration = Duration::from_secs(15);
+
 /// Serves page faults, from the moment it is told what is missing.
 pub(super) struct FaultServer {
     missing: Arc<dyn MissingPages>,
-    begin: Option<Sender<Arc<Arrivals>>>,
+    begin: Option<Sender<Task>>,
     stop: Arc<OwnedFd>,
     link: Option<HangUp>,
     thread: Option<JoinHandle<Result<FaultStatistics, SinkError>>>,
@@ -66,10 +73,10 @@ impl FaultServer {
     }
 
     /// Faults are served from here on.
-    pub fn begin(&self, arrivals: &Arc<Arrivals>) {
+    pub fn begin(&self, arrivals: &Arc<Arrivals>, bulk: Option<LinkHandle>) {
         // If the thread is gone, it has panicked, and joining it says so.
         if let Some(begin) = &self.begin {
-            begin.send(arrivals.clone()).ok();
+            begin.send((arrivals.clone(), bulk)).ok();
         }
     }
 
@@ -116,6 +123,19 @@ struct Server {
     latencies: Latencies,
     /// What was requested last of what another link did not bring.
     rest: Option<PageRun>,
+    /// Frames that have come on the urgent link.
+    answers: u64,
+    progress: LastProgress,
+}
+
+/// When pages came last.
+struct LastProgress {
+    when: Instant,
+    /// Frames that the push and this link had brought by then.
+    pushed: u64,
+    answers: u64,
+    /// How many answers there were when a page was requested only to see whether the source lives.
+    probed: Option<u64>,
 }
 
 impl Server {
@@ -129,25 +149,34 @@ impl Server {
             requested: HashMap::with_capacity(1024),
             latencies: Latencies::new(),
             rest: None,
+            answers: 0,
+            progress: LastProgress { when: Instant::now(), pushed: 0, answers: 0, probed: None },
         }
     }
 
     /// Waits for the word to begin, and serves until stopped. When the link fails, whoever waits for all
     /// pages is told.
-    fn run(mut self, begin: &Receiver<Arc<Arrivals>>, stop: &OwnedFd) -> Result<FaultStatistics, SinkError> {
-        let Ok(arrivals) = begin.recv() else { return Ok(FaultStatistics::default()) };
+    fn run(mut self, begin: &Receiver<Task>, stop: &OwnedFd) -> Result<FaultStatistics, SinkError> {
+        let Ok((arrivals, bulk)) = begin.recv() else { return Ok(FaultStatistics::default()) };
         self.wire.outlast();
-        let result = self.serve(&arrivals, stop);
+        self.progress.when = Instant::now();
+        let result = self.serve(&arrivals, bulk.as_ref(), stop);
         if result.is_err() {
             arrivals.urgent_failed(&*self.missing);
         }
         result.map(|()| self.latencies.statistics())
     }
 
-    fn serve(&mut self, arrivals: &Arrivals, stop: &OwnedFd) -> Result<(), SinkError> {
+    fn serve(
+        &mut self,
+        arrivals: &Arrivals,
+        bulk: Option<&LinkHandle>,
+        stop: &OwnedFd,
+    ) -> Result<(), SinkError> {
         let mut faults = Vec::new();
         loop {
             let [fault, answer, stopped] = wait(&*self.missing, &*self.wire, stop)?;
+            self.look_for_stalls(arrivals, bulk)?;
             if self.rest.is_none() && arrivals.is_rest_to_request() {
                 self.request_rest(arrivals, 0)?;
             }
@@ -162,6 +191,34 @@ impl Server {
             if stopped {
                 return Ok(());
             }
+        }
+    }
+
+    /// A link that brings nothing for long although it is to is given up, so that the other brings its pages: the push's only
+    /// if the source is seen to live, for a host that is stopped brings nothing on any link.
+    fn look_for_stalls(&mut self, arrivals: &Arrivals, bulk: Option<&LinkHandle>) -> Result<(), SinkError> {
+        let ((pushed, is_push_open), answers) = (arrivals.push(), self.answers);
+        let moves = pushed != self.progress.pushed || !is_push_open && answers != self.progress.answers;
+        if moves || arrivals.remaining() == 0 || self.rest.is_some() {
+            self.progress = LastProgress { when: Instant::now(), pushed, answers, probed: None };
+            return Ok(());
+        }
+        if self.progress.when.elapsed() < STALLED_AFTER {
+            return Ok(());
+        }
+        match (is_push_open, self.progress.probed, bulk) {
+            (false, ..) => Err(SinkError::Link(io::ErrorKind::TimedOut.into())),
+            (true, None, _) => {
+                self.progress.probed = Some(answers);
+                let page = arrivals.next_unclaimed(0, 1).map(|run| run.first);
+                self.request(arrivals, page.as_slice())
+            }
+            (true, Some(probed), Some(bulk)) if answers > probed => {
+                tracing::warn!("the bulk link is stalled: its pages are requested");
+                bulk.hang_up();
+                Ok(())
+            }
+            (true, ..) => Ok(()),
         }
     }
 
@@ -198,6 +255,7 @@ impl Server {
 
     fn receive_answer(&mut self, arrivals: &Arrivals) -> Result<(), SinkError> {
         let frame: Frame = self.sink.receive_frame(&mut *self.wire)?;
+        self.answers += 1;
         match arrivals.receive(&frame, &mut *self.wire, &mut self.staging, &*self.missing) {
             Err(error @ SinkError::Damaged { .. }) => {
                 tracing::warn!(error = in_words(&error), "these pages are requested again");

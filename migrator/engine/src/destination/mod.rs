@@ -319,7 +319,7 @@ impl<V: DestinationVm> Prepared<V> {
             let bytes = self.along.pages(message.along.pages.len() as u64);
             let installed = arrivals.install_along(&message.along, bytes, &**faults.missing());
             installed.map_err(ReceiveError::Pages)?;
-            faults.begin(&self.arrivals);
+            faults.begin(&self.arrivals, self.bulk.link());
             self.bulk.begin_installing(&self.arrivals, faults.missing());
         }
         Ok(self.arrivals.clone())

@@ -18,6 +18,23 @@ impl HangUp {
     pub fn of(wire: &dyn Wire) -> io::Result<HangUp> {
         Ok(HangUp(Arc::new(wire.as_fd().try_clone_to_owned()?)))
     }
+
+    /// Something that can end the link, and does not by being dropped.
+    pub fn handle(&self) -> LinkHandle {
+        LinkHandle(self.0.clone())
+    }
+}
+
+/// A link that another thread uses.
+#[derive(Clone)]
+pub(crate) struct LinkHandle(Arc<OwnedFd>);
+
+impl LinkHandle {
+    /// Ends it, in both directions.
+    pub fn hang_up(&self) {
+        // An error means that the link has ended.
+        shutdown(&*self.0, Shutdown::Both).ok();
+    }
 }
 
 impl Drop for HangUp {

@@ -27,7 +27,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub use address::{Address, AddressError, DEFAULT_PORT};
 pub use fd::FdWire;
-pub(crate) use hang_up::HangUp;
+pub(crate) use hang_up::{HangUp, LinkHandle};
 pub use throttle::{Lane, Limit, Throttle};
 
 use crate::pages::RunBytes;

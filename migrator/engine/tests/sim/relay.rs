@@ -45,6 +45,8 @@ pub enum Does {
     Vanishes,
     /// Its process, for a while.
     IsStopped,
+    /// One link of pages carries nothing any more, and everything else is well.
+    Stalls(Role),
 }
 
 impl At {
@@ -88,6 +90,8 @@ struct Shared {
     has_acted: AtomicBool,
     /// Nothing is passed on.
     is_halted: AtomicBool,
+    /// Nothing on links for this is.
+    stalled: Mutex<Option<Role>>,
     /// Little is.
     is_slow: AtomicBool,
     is_over: AtomicBool,
@@ -101,8 +105,16 @@ impl Relay {
         let host_and_port = listener.local_addr().unwrap().to_string();
         listener.set_nonblocking(true).unwrap();
         let [has_acted, is_halted, is_slow, is_over] = std::array::from_fn(|_| AtomicBool::new(false));
-        let shared =
-            Arc::new(Shared { at, does, has_acted, is_halted, is_slow, is_over, sockets: Mutex::default() });
+        let shared = Arc::new(Shared {
+            at,
+            does,
+            has_acted,
+            is_halted,
+            is_slow,
+            is_over,
+            stalled: Mutex::default(),
+            sockets: Mutex::default(),
+        });
         let (relays, address) = (shared.clone(), address.to_owned());
         thread::spawn(move || {
             while !relays.is_over() {
@@ -147,19 +159,20 @@ impl Shared {
             if !self.read(&mut source, &mut greeting) {
                 return;
             }
-            let is_control = Greeting::decode(&greeting).is_ok_and(|greeting| greeting.role == Role::Control);
+            let role = Greeting::decode(&greeting).map_or(Role::Control, |greeting| greeting.role);
+            let is_control = role == Role::Control;
             (&destination).write_all(&greeting).unwrap();
             let ways = [(&source, &destination), (&destination, &source)]
                 .map(|(from, to)| (self.clone(), from.try_clone().unwrap(), to.try_clone().unwrap()));
             let [forth, back] = ways;
             thread::spawn(move || match is_control {
                 true => forth.0.pass_messages(forth.1, forth.2, true),
-                false => forth.0.pass(forth.1, forth.2),
+                false => forth.0.pass(role, forth.1, forth.2),
             });
             thread::spawn(move || {
                 let (shared, mut from, to) = back;
                 if !is_control {
-                    return shared.pass(from, to);
+                    return shared.pass(role, from, to);
                 }
                 let mut answer = [0; GREETING_BYTES];
                 if shared.read(&mut from, &mut answer) && shared.send(At::Greeting, &answer, &to) {
@@ -186,9 +199,13 @@ impl Shared {
         true
     }
 
-    fn pass(&self, mut from: TcpStream, mut to: TcpStream) {
+    fn pass(&self, role: Role, mut from: TcpStream, mut to: TcpStream) {
         let mut buffer = vec![0; 32 << 10];
         while !self.is_over() {
+            if *self.stalled.lock().unwrap() == Some(role) {
+                thread::sleep(TICK);
+                continue;
+            }
             let slow = self.is_slow.load(Ordering::SeqCst);
             let most = if slow { 512 } else { buffer.len() };
             match from.read(&mut buffer[..most]) {
@@ -274,6 +291,10 @@ impl Shared {
                 thread::sleep(Duration::from_millis(300));
                 self.sockets.lock().unwrap().iter().for_each(end);
                 false
+            }
+            Does::Stalls(role) => {
+                *self.stalled.lock().unwrap() = Some(role);
+                true
             }
             Does::Ends => {
                 self.sockets.lock().unwrap().iter().for_each(end);

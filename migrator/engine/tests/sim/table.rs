@@ -9,6 +9,7 @@ use std::{
 use engine::{
     destination::{Arrival, ReceiveError, receive},
     options::Options,
+    protocol::Role,
     report::Outcome,
     sim::{Fault, SimHost, SimVm},
     source::migrate,
@@ -200,6 +201,22 @@ fn entries_1_4_9_to_12_and_25_whatever_a_peer_does_in_whatever_phase_each_side_s
     let wrong: Vec<_> =
         ends.filter(|(_, is_right)| !is_right).map(|((at, does, ..), _)| (at, does)).collect();
     assert!(wrong.is_empty(), "these cells are not as the table says: {wrong:?}");
+}
+
+/// What one link was to bring comes by the other, and nothing waits for ever.
+#[test]
+fn entry_4_a_link_that_stalls_while_its_peer_lives_costs_no_page() {
+    let stalls = [Role::Bulk, Role::Urgent].map(|role| {
+        (
+            role,
+            thread::spawn(move || {
+                check((Push, Does::Stalls(role), MOVED, Runs));
+            }),
+        )
+    });
+    for (role, thread) in stalls {
+        assert!(thread.join().is_ok(), "{role:?}");
+    }
 }
 
 #[test]
