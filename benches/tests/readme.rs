@@ -99,7 +99,7 @@ fn every_command_of_the_documents_is_understood() {
         match &command.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["ferry", ..] => {
                 ferry += 1;
-                if let Err(error) = ferry::cli::understand(command) {
+                if let Err(error) = ferry::cli::understand(&command) {
                     panic!("{}: {error}", command.join(" "));
                 }
             }
