@@ -96,6 +96,7 @@ impl<'vm> Migration<'vm> {
         let Ready { pages, bulk, server, carrier, console, fixed } = ready;
         Ok(Migration {
             page_count: pages.page_count(),
+            is_logged: false,
             looked_at: PageSet::empty(pages.page_count()),
             log_emptied: Instant::now(),
             known: None,

@@ -14,13 +14,10 @@ pub mod convergence;
 mod post_copy;
 mod pre_copy;
 mod stop_and_copy;
-mod switchover;
-
-pub use switchover::{Handover, Portion};
 
 use serde::{Deserialize, Serialize};
 
-use crate::source::{MigrateError, Migration};
+use crate::source::{Handover, MigrateError, Migration};
 
 /// Which way to move a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -7,8 +7,8 @@ use std::{error::Error, os::fd::BorrowedFd, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub(crate) use self::{ahead::FramesAhead, console::ConsoleToGo};
 pub use self::announcer::Announcer;
+pub(crate) use self::{ahead::FramesAhead, console::ConsoleToGo};
 pub use self::{
     console::{CONSOLE_BYTES, ConsoleHistory, KeptConsole},
     held::HeldVm,
