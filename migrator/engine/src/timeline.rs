@@ -45,6 +45,12 @@ impl Round {
     }
 }
 
+/// A clock that goes on while this process is stopped, or its host suspended.
+pub(crate) fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
 /// The stamps of a switchover, in the order in which they are made.
 #[derive(Clone, Copy, Debug)]
 pub struct Switchover {

@@ -263,7 +263,7 @@ fn offer(
         bulk_links: 1,
         may_miss_pages: needs.missing_pages,
         has_network: vm.network().is_some(),
-        populate: !needs.missing_pages,
+        populate: needs.pages_before_start,
         // What is missing at the start can only be compared as it was installed.
         digest: match options.verify {
             Verify::No => false,

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     options::{Options, Verify},
-    pages::{GuestPages, PageNumber, PageRun, PageSet, PageStream, RunBytes, digest_of},
+    pages::{Digest, GuestPages, PageNumber, PageRun, PageSet, PageStream, RunBytes, digest_of},
     progress::{Phase, Progress},
     protocol::{Along, FrameKind, FromDestination, FromSource, MAX_PAGES_ALONG, Missing, StateMessage},
     timeline::{Round, Switchover, Timeline},
@@ -146,13 +146,14 @@ impl<'m> Quiesced<'m> {
         mut missing: PageSet,
         at_source: &mut MissingAtSource,
     ) -> Result<(), MigrateError> {
-        let Sending { pages, control, server, console, options, times, .. } = &mut self.sending;
-        let compare_first = options.verify == Verify::BeforeStart && missing.is_empty();
-        // SAFETY: the guest is paused.
-        let digest = compare_first.then(|| unsafe { digest_of(*pages) });
-        times.digested = Instant::now();
-
+        let Sending { pages, control, server, console, options, asks_absent, times, .. } = &mut self.sending;
         let (along, along_bytes) = take_along(*pages, &self.vm.first_pages(), &mut missing);
+        // All of memory, or the part of it that came in rounds and until now.
+        let is_some_there = missing.is_empty() || !*asks_absent;
+        let digest = (options.verify == Verify::BeforeStart && is_some_there)
+            .then(|| digest_without(*pages, &missing));
+        times.digested = if digest.is_some() { Instant::now() } else { times.pages_sent };
+
         let (missing_runs, console) = (Missing::from_set(&missing), console.next());
         let state = mem::take(&mut self.state);
         let message = StateMessage { state, missing: missing_runs, along, digest, console };
@@ -237,6 +238,15 @@ fn take_along<'a>(
     (along, places)
 }
 
+/// The digest of all memory but the pages of `missing`. The guest is paused.
+fn digest_without(pages: &dyn GuestPages, missing: &PageSet) -> Digest {
+    // SAFETY: the guest is paused.
+    let mut digest = unsafe { digest_of(pages) };
+    // SAFETY: as above.
+    missing.runs().for_each(|run| digest.remove_any(run.first, unsafe { pages.bytes(run).frozen() }));
+    digest
+}
+
 /// Waits for the destination's answer to Start: how long starting took, or why it did not and never will. Confirms the
 /// word as long as it holds. An error is no answer: the guest may run there.
 fn answer_to_start(
@@ -253,6 +263,70 @@ fn answer_to_start(
             }
             FromDestination::Confirm if Instant::now() < given_up_at => control.send(start)?,
             other => return Err(MigrateError::unexpected(other)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, thread};
+
+    use super::*;
+    use crate::{
+        destination::receive,
+        sim::{SimHost, SimVm, SimWorkload},
+        strategy::Strategy,
+        transport::{Interrupt, memory},
+    };
+
+    /// Pages that came in a round stay, and those that are missing are stale at the destination: each split of them must
+    /// leave the guest with its own.
+    #[test]
+    fn a_guest_arrives_whole_by_any_split_of_its_last_dirty_pages() {
+        for (seed, budget) in (0..12).flat_map(|seed| [0, 1, 5, 30, 10_000].map(|budget| (seed, budget))) {
+            let context = format!("seed {seed} budget {budget}");
+            let working_set = 40 + seed % 200;
+            let workload = SimWorkload { seed, working_set, rate: None, zero_one_in: 3, network: false };
+            let mut source = SimVm::boot("split", 700, workload).unwrap();
+            let (connector, mut acceptor) = memory::pair();
+            thread::scope(|scope| {
+                let receive =
+                    move || receive(&mut SimHost::default(), &mut acceptor, &Interrupt::default(), |_, _| ());
+                let destination = scope.spawn(receive);
+                let (interrupt, progress) = (Interrupt::default(), Arc::default());
+                let needs = Strategy::Hybrid.needs();
+                let options = Options { verify: Verify::AfterStart, ..Options::default() };
+                let timeline = Timeline::begin();
+                let mut migration = Migration::open(
+                    &mut source,
+                    &connector,
+                    needs,
+                    &options,
+                    &interrupt,
+                    &progress,
+                    timeline,
+                )
+                .unwrap();
+                migration.start_dirty_log().unwrap();
+                let all = migration.take_dirty().unwrap();
+                migration.send_round(&all).unwrap();
+                let dirty = migration.take_dirty().unwrap();
+                assert!(dirty.len() > 5, "{context}: too few to split");
+                let handover = migration.switchover(dirty.clone(), Budget::pages(budget)).unwrap();
+                let now = migration.timeline.final_pages.unwrap().sent.pages;
+                assert!(now == budget || budget > dirty.len(), "{context}: {now} were sent");
+                assert_eq!(handover.missing.is_some(), budget < dirty.len(), "{context}");
+                let completion = migration.complete(handover).unwrap();
+                assert!(
+                    matches!(completion, crate::source::Completion::Whole { verified: Some(true), .. }),
+                    "{context}: digests differ"
+                );
+                drop(migration);
+                let mut arrived = destination.join().unwrap().unwrap().vm;
+                arrived.await_first_steps();
+                let guest = arrived.check().unwrap();
+                assert_eq!(guest.errors, 0, "{context}: page {:?} is lost or stale", guest.first_error);
+            });
         }
     }
 }
