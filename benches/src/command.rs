@@ -40,7 +40,7 @@ pub enum Command {
 /// combination is measured.
 #[derive(Args, Clone, Debug)]
 pub struct Compare {
-    /// Strategies: stop-and-copy, pre-copy, post-copy, or all.
+    /// Strategies: stop-and-copy, pre-copy, post-copy, hybrid, or all.
     #[arg(long, value_delimiter = ',', default_value = "all", value_name = "NAME,…")]
     pub strategy: Vec<StrategyChoice>,
     /// The guest's memory.

@@ -275,12 +275,12 @@ mod tests {
     #[test]
     fn arms_take_turns_and_lists_multiply() {
         let steps = choices().steps(2);
-        assert_eq!(steps.len(), 3 * 2 * 2 * 2);
-        assert_eq!(steps[0].arm, steps[12].arm);
-        assert_eq!((steps[0].pass, steps[12].pass), (1, 2));
-        let strategies: Vec<Strategy> = steps[..3].iter().map(|step| step.arm.strategy).collect();
+        assert_eq!(steps.len(), 4 * 2 * 2 * 2);
+        assert_eq!(steps[0].arm, steps[16].arm);
+        assert_eq!((steps[0].pass, steps[16].pass), (1, 2));
+        let strategies: Vec<Strategy> = steps[..4].iter().map(|step| step.arm.strategy).collect();
         assert_eq!(strategies, Strategy::ALL);
-        assert_eq!(steps[0].arm.workload, steps[2].arm.workload);
+        assert_eq!(steps[0].arm.workload, steps[3].arm.workload);
     }
 
     #[test]

@@ -101,7 +101,8 @@ fn price(row: &Row<'_>) -> Option<String> {
                 units::digits(sent)
             )
         }
-        Strategy::PostCopy => {
+        // What hybrid pays for its rounds is in the table beside.
+        Strategy::PostCopy | Strategy::Hybrid => {
             post_copy_price(row, &row.push().map_or(total, |push| units::micros(push.median)))
         }
     };

@@ -190,6 +190,52 @@ fn entry_7_what_was_touched_before_the_watch_is_missing_all_the_same() {
     }
 }
 
+/// A page that came before, and was written again at its source, holds a stale copy: one that counted as present would be
+/// a lost page.
+#[test]
+fn pages_that_came_before_stay_and_stale_ones_are_missing() {
+    if !common::has_missing_pages("pages_that_came_before_stay_and_stale_ones_are_missing") {
+        return;
+    }
+    for backing in [Backing::Anonymous, Backing::Memfd] {
+        let vm = machine_of(&VmConfig { backing, ..common::config(16, 1) });
+        let missing = MissingPages::prepare(vm.memory()).expect("opens");
+        let page = PAGE_BYTES as usize;
+        // Nobody serves faults yet: all of them would wait for ever.
+        for number in 0..1024 {
+            vm.memory().write(number * PAGE_BYTES, &vec![1; page]).expect("an address in memory");
+        }
+        let stale = [3..5, 511..1024];
+        missing.watch(stale.clone()).expect("watches");
+        let is_stale = |number: &u64| stale.iter().any(|range| range.contains(number));
+        for number in (0..1024).filter(|number| !is_stale(number)) {
+            assert_eq!(page_of(&vm, number), vec![1; page], "{backing:?}: page {number} came before");
+        }
+        let waits = |number: u64| {
+            std::thread::scope(|scope| {
+                let reader = scope.spawn(|| page_of(&vm, number));
+                let mut waiting = Vec::new();
+                until("the stale page is waited for", || {
+                    faults(&missing, &mut waiting);
+                    !waiting.is_empty() || reader.is_finished()
+                });
+                assert!(waiting.iter().any(|fault| fault.page == number), "{backing:?}: {number} is stale");
+                assert_eq!(missing.install(number, &vec![2; page]).expect("installs"), 1);
+                reader.join().expect("it reads")
+            })
+        };
+        for number in [3, 4, 511, 512, 700, 1023] {
+            assert_eq!(waits(number), vec![2; page], "{backing:?}: page {number}");
+        }
+        assert_eq!(missing.install(0, &vec![2; 1024 * page]).expect("installs"), 2 + 513 - 6);
+        missing.close().expect("closes");
+        for number in 0..1024 {
+            let expected = if is_stale(&number) { 2 } else { 1 };
+            assert_eq!(page_of(&vm, number), vec![expected; page], "{backing:?}: page {number}");
+        }
+    }
+}
+
 #[test]
 fn a_block_is_moved_whole_or_around_what_is_present() {
     if !common::has_missing_pages("a_block_is_moved_whole_or_around_what_is_present") {

@@ -119,7 +119,8 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), Setting::ALL.len());
-        for strategy in Strategy::ALL {
+        // No setting of QEMU's has a budget for what is sent during the pause.
+        for strategy in Strategy::ALL.into_iter().filter(|&strategy| strategy != Strategy::Hybrid) {
             assert!(Setting::ALL.iter().any(|setting| setting.strategy() == strategy), "{strategy}");
         }
     }

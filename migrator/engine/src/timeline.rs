@@ -72,6 +72,28 @@ pub struct Switchover {
     pub round_trip: Duration,
 }
 
+impl Switchover {
+    /// The state was saved just now; nothing after that has happened yet.
+    pub(crate) fn begin(begin: Instant, paused: Instant, round_trip: Duration) -> Switchover {
+        let saved = Instant::now();
+        let (pages_sent, digested, loaded, start_sent, running) = (saved, saved, saved, saved, saved);
+        let (load, start) = (LoadTimes::default(), Duration::ZERO);
+        Switchover {
+            begin,
+            paused,
+            saved,
+            pages_sent,
+            digested,
+            loaded,
+            load,
+            start_sent,
+            running,
+            start,
+            round_trip,
+        }
+    }
+}
+
 /// Downtime by the engine's clock, in parts that add up to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]

@@ -1,12 +1,12 @@
 //! Missing pages: memory whose bytes come later.
 //!
 //! ```text
-//! open ──► every page is missing ──► install / install_zeros, until none is ──► close
+//! prepare ──► watch: these pages are missing ──► install / install_zeros, until none is ──► close
 //!                    │                              ▲
-//!          guest touches it: its vCPU waits ── read_faults
+//!          guest touches one: its vCPU waits ── read_faults
 //! ```
-//! Memory is emptied after it is registered: one look at it before maps zeros for up to 512 pages, which would count as the
-//! guest's.
+//! Missing pages are emptied after memory is registered: one look at it before maps zeros for up to 512 pages, and a page
+//! that came before and was written again since holds a stale copy. Either would count as present.
 //!
 //! Built on userfaultfd (Documentation/admin-guide/mm/userfaultfd.rst), which must also serve faults that the kernel
 //! takes on the guest's behalf: those are KVM's. A page that is present is never overwritten: of two who install one
@@ -112,9 +112,18 @@ impl MissingPages {
         open_uffd().map(drop)
     }
 
-    /// From here every page of `memory` is missing, whatever it held: whoever touches it waits until it is installed.
-    /// [`GuestMemory::discard`] makes installed pages missing again.
+    /// From here every page of `memory` is missing, as [`watch`](Self::watch) has it.
     pub fn open(memory: &Arc<GuestMemory>) -> Result<MissingPages, MissingPagesError> {
+        let missing = MissingPages::prepare(memory)?;
+        let watched = missing.watch([0..memory.page_count()]);
+        if watched.is_err() {
+            memory.userfault.lock().expect("no one panics with this lock").take();
+        }
+        watched.map(|()| missing)
+    }
+
+    /// Opens what missing pages of `memory` are served with. None is missing before they are [watched](Self::watch).
+    pub fn prepare(memory: &Arc<GuestMemory>) -> Result<MissingPages, MissingPagesError> {
         let mut serving = memory.userfault.lock().expect("no one panics with this lock");
         if serving.is_some() {
             return Err(MissingPagesError::AlreadyServed);
@@ -122,13 +131,28 @@ impl MissingPages {
         let uffd = open_uffd()?;
         let base = memory.as_ptr() as u64;
         let range = base..base + memory.size_bytes();
-        uffd.register(range.clone()).map_err(MissingPagesError::Register)?;
-        // Only now: what anybody touches from here on is waited for.
-        memory.discard(0..memory.page_count()).map_err(MissingPagesError::Empty)?;
         let userfault = Arc::new(Userfault::new(uffd, range));
         *serving = Some(Arc::clone(&userfault));
         drop(serving);
         Ok(MissingPages { memory: Arc::clone(memory), userfault, area: None })
+    }
+
+    /// From here the pages of `missing`, ranges in ascending order, are missing, whatever they held: access to one waits
+    /// until it is installed. All others keep what they hold; one that holds nothing is waited for as well.
+    /// [`GuestMemory::discard`] makes installed pages missing again.
+    pub fn watch(&self, missing: impl IntoIterator<Item = Range<u64>>) -> Result<(), MissingPagesError> {
+        self.userfault.register().map_err(MissingPagesError::Register)?;
+        // Only now: what anybody touches from here on is waited for.
+        let mut present_from = 0;
+        let pages = self.memory.page_count();
+        for range in missing.into_iter().chain([pages..pages]) {
+            if present_from < range.start {
+                self.userfault.begin(present_from, (range.start - present_from) * PAGE_BYTES);
+            }
+            present_from = range.end;
+            self.memory.discard(range).map_err(MissingPagesError::Empty)?;
+        }
+        Ok(())
     }
 
     /// How many pages the memory has, missing or not.

@@ -16,7 +16,7 @@ use crate::memory::PAGE_BYTES;
 pub(crate) struct Userfault {
     uffd: Uffd,
     range: Range<u64>,
-    /// Blocks of which single pages were installed: one flag for each 2 MiB.
+    /// Blocks of which single pages are present: one flag for each 2 MiB.
     begun: Box<[AtomicBool]>,
 }
 
@@ -26,7 +26,12 @@ impl Userfault {
         Userfault { uffd, range, begun: (0..blocks).map(|_| AtomicBool::new(false)).collect() }
     }
 
-    /// Notes that single pages are installed from `first_page` on, for `bytes`.
+    /// From here the first access to any absent page waits for an answer.
+    pub(super) fn register(&self) -> io::Result<()> {
+        self.uffd.register(self.range.clone())
+    }
+
+    /// Notes that single pages are present from `first_page` on, for `bytes`.
     pub(super) fn begin(&self, first_page: u64, bytes: u64) {
         let start = first_page.saturating_mul(PAGE_BYTES);
         let end = start.saturating_add(bytes.saturating_sub(1));
@@ -38,7 +43,7 @@ impl Userfault {
         }
     }
 
-    /// Whether the block at `first_page` can be moved whole: no single page of it was installed, and the kernel can.
+    /// Whether the block at `first_page` can be moved whole: no single page of it is present, and the kernel can.
     pub(super) fn may_move(&self, first_page: u64) -> bool {
         let block = first_page * PAGE_BYTES / HUGE_PAGE_BYTES;
         self.uffd.can_move && self.begun.get(block as usize).is_some_and(|flag| !flag.load(Ordering::Relaxed))

@@ -13,12 +13,12 @@ use std::{
 };
 
 use super::{
-    TICK,
+    Control, LAST_WORDS, ReceiveError, TICK,
     arrivals::{Arrivals, Staging},
 };
 use crate::{
     pages::{Digest, GuestPages, Landing, PageSink, SinkError},
-    protocol::{FrameKind, MAX_FRAME_PAGES},
+    protocol::{FrameKind, FromSource, MAX_FRAME_PAGES},
     ready::spawn_ready,
     report::in_words,
     transport::{HangUp, Interrupt, LinkHandle, Pace, Wire},
@@ -41,10 +41,11 @@ pub(super) struct BulkReceiver {
 }
 
 impl BulkReceiver {
-    /// Begins to receive into memory; `landed` counts pages. A failure raises `halt` and can be taken from here.
+    /// Begins to receive into memory, if any page `may_land`; `landed` counts pages. A failure raises `halt` and can be taken from here.
     pub fn spawn(
         wire: Box<dyn Wire>,
         pages: Arc<dyn GuestPages>,
+        may_land: bool,
         keep_digest: bool,
         landed: &Arc<AtomicU64>,
         halt: &Interrupt,
@@ -61,6 +62,7 @@ impl BulkReceiver {
             set_priority(Priority::Rounds);
             let _ends = ends;
             let landing = Landing::new(&*pages, keep_digest, &landed);
+            let landing = if may_land { landing } else { landing.closed() };
             if let Err(error) = run(wire, sink, landing, &stage_sender, &installer) {
                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 halt.raise();
@@ -110,6 +112,25 @@ impl BulkReceiver {
     /// What went wrong, if anything has.
     pub fn take_error(&self) -> Option<SinkError> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The reason behind an error. A thread that failed raised the interrupt, and what it met is the
+    /// reason; but where it met the end of its link, the source may have said why on the control link.
+    pub fn reason_behind<V>(&self, error: ReceiveError<V>, control: &mut Control) -> ReceiveError<V> {
+        if matches!(error, ReceiveError::Aborted { .. }) {
+            return error;
+        }
+        let Some(met) = self.take_error() else { return error };
+        if matches!(met, SinkError::Link(_)) {
+            control.wire().ignore_interrupt();
+            control.wire().set_patience(Some(LAST_WORDS));
+            while let Ok(message) = control.receive() {
+                if let FromSource::Abort { reason } = message {
+                    return ReceiveError::Aborted { reason };
+                }
+            }
+        }
+        ReceiveError::Pages(met)
     }
 }
 
@@ -205,6 +226,41 @@ pub(super) fn install(
                 pushed = Pushed::Damaged;
             }
             received => received?,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        pages::{PageRun, PageStream},
+        sim::{SimVm, SimWorkload},
+        transport::{Acceptor, Connector, memory},
+        vm::SourceVm,
+    };
+
+    /// It would be waited for for ever: nobody serves page faults yet.
+    #[test]
+    fn a_page_that_comes_where_all_are_missing_is_refused() {
+        let workload = SimWorkload { seed: 1, working_set: 4, rate: None, zero_one_in: 0, network: false };
+        let pages = SimVm::boot("bulk", 16, workload).unwrap().pages();
+        for may_land in [true, false] {
+            let interrupt = Interrupt::default();
+            let (connector, mut acceptor) = memory::pair();
+            let mut stream = PageStream::new(connector.connect(&interrupt).unwrap(), None);
+            let wire = acceptor.accept(&interrupt, None).unwrap();
+            let receiver =
+                BulkReceiver::spawn(wire, pages.clone(), may_land, true, &Arc::default(), &interrupt)
+                    .unwrap();
+            let kind = FrameKind::FrozenPages;
+            stream.send(&*pages, [PageRun::one(3)], None, kind, |_| ()).unwrap();
+            stream.end_stage(0).ok();
+            match receiver.stage_end(&interrupt) {
+                Ok(digest) => assert!(may_land && digest != Some(Digest::default())),
+                Err(SinkError::OutOfPlace { found }) => assert!(!may_land && found == kind),
+                Err(other) => panic!("{other:?}"),
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ mod inject;
 mod latencies;
 mod links;
 mod reception;
+mod stale;
 
 use std::{
     io,
@@ -31,6 +32,13 @@ use std::{
 pub use error::ReceiveError;
 pub use reception::Reception;
 
+use self::{
+    arrivals::{Arrivals, Staging},
+    bulk::BulkReceiver,
+    faults::FaultServer,
+    inject::Injector,
+    stale::Stale,
+};
 use crate::{
     pages::{Digest, PageSet, RunBytes, SinkError},
     protocol::{
@@ -42,10 +50,6 @@ use crate::{
     urgent::{Priority, at_priority, set_priority},
     vm::{DestinationHost, DestinationVm, FramesAhead, VmDescription},
 };
-use arrivals::{Arrivals, Staging};
-use bulk::BulkReceiver;
-use faults::FaultServer;
-use inject::Injector;
 
 type Control = ControlLink<FromDestination, FromSource>;
 
@@ -190,6 +194,7 @@ struct Prepared<V> {
     /// Nobody else has them before the state has come.
     arrivals: Arc<Arrivals>,
     faults: Option<FaultServer>,
+    stale: Stale,
     /// Where pages land that come along with the state.
     along: Staging,
     injector: Option<Injector>,
@@ -206,8 +211,7 @@ impl<V: DestinationVm> Prepared<V> {
     ) -> Result<Prepared<V>, ReceiveError<V>> {
         let faults = match links.urgent {
             Some(urgent) => {
-                let missing = at_priority(Priority::Preparation, || vm.watch_missing());
-                let missing = missing.map_err(ReceiveError::Refused)?;
+                let missing = stale::prepare(&mut vm, &offer)?;
                 Some(FaultServer::spawn(urgent, missing, offer.vm.page_count).map_err(ReceiveError::Thread)?)
             }
             None => None,
@@ -219,13 +223,15 @@ impl<V: DestinationVm> Prepared<V> {
             }
             _ => None,
         };
-        let bulk = BulkReceiver::spawn(links.bulk, vm.pages(), offer.digest, landed, halt)
-            .map_err(ReceiveError::Thread)?;
         let may_miss = faults.is_some();
+        let may_land = offer.populate || !may_miss;
+        let bulk = BulkReceiver::spawn(links.bulk, vm.pages(), may_land, offer.digest, landed, halt)
+            .map_err(ReceiveError::Thread)?;
         let room = if may_miss { PageSet::all(offer.vm.page_count) } else { PageSet::none() };
         let along = Staging::of(if may_miss { MAX_PAGES_ALONG as u64 } else { 0 });
-        let (arrivals, halt) = (Arc::new(Arrivals::none(room)), halt.clone());
-        Ok(Prepared { vm, offer, bulk, arrivals, faults, along, injector, halt })
+        let (arrivals, stale) = (Arc::new(Arrivals::none(room)), Stale::room_for(&offer));
+        let halt = halt.clone();
+        Ok(Prepared { vm, offer, bulk, arrivals, faults, stale, along, injector, halt })
     }
 
     fn receive(
@@ -253,7 +259,7 @@ impl<V: DestinationVm> Prepared<V> {
         let (arrivals, start) = match start {
             Ok(started) => started,
             Err(error) => {
-                let error = reason(error, &self.bulk, &mut control);
+                let error = self.bulk.reason_behind(error, &mut control);
                 // Threads of the next machine must not be born urgent.
                 set_priority(Priority::Normal);
                 return Err(call_off(&mut control, error));
@@ -284,8 +290,12 @@ impl<V: DestinationVm> Prepared<V> {
             let pages = self.vm.pages();
             // SAFETY: the guest has not started, and the receiver has come to the end of its stage.
             let digest = || unsafe { crate::pages::digest_of(&*pages) };
-            // All processors work at it for a while: too much to come before everybody.
-            let found = at_priority(Priority::Urgent, digest);
+            let found = match arrivals.remaining() {
+                // All processors work at it for a while: too much to come before everybody.
+                0 => at_priority(Priority::Urgent, digest),
+                // Of what is there: it was kept as that came.
+                _ => arrivals.digest().unwrap_or_default(),
+            };
             if found != expected {
                 return Err(ReceiveError::Digest { found, expected });
             }
@@ -308,10 +318,13 @@ impl<V: DestinationVm> Prepared<V> {
     fn expect(
         &mut self,
         message: &StateMessage,
-        landed: Option<Digest>,
+        mut landed: Option<Digest>,
     ) -> Result<Arc<Arrivals>, ReceiveError<V>> {
         if message.missing != Missing::Nothing && self.faults.is_none() {
             return Err(ReceiveError::MissingSet);
+        }
+        if let Some(faults) = &self.faults {
+            self.stale.empty(message, &*self.vm.pages(), &mut landed, &**faults.missing())?;
         }
         let arrivals = Arc::get_mut(&mut self.arrivals).expect("handed out below, once");
         arrivals.expect(&message.missing, landed).ok_or(ReceiveError::MissingSet)?;
@@ -407,25 +420,6 @@ impl<V: DestinationVm> Prepared<V> {
         }
         Ok(Arrival { vm: self.vm, description: self.offer.vm.into(), faults: statistics })
     }
-}
-
-/// The reason behind an error. A thread that failed raised the interrupt, and what it met is the
-/// reason; but where it met the end of its link, the source may have said why on the control link.
-fn reason<V>(error: ReceiveError<V>, bulk: &BulkReceiver, control: &mut Control) -> ReceiveError<V> {
-    if matches!(error, ReceiveError::Aborted { .. }) {
-        return error;
-    }
-    let Some(met) = bulk.take_error() else { return error };
-    if matches!(met, SinkError::Link(_)) {
-        control.wire().ignore_interrupt();
-        control.wire().set_patience(Some(LAST_WORDS));
-        while let Ok(message) = control.receive() {
-            if let FromSource::Abort { reason } = message {
-                return ReceiveError::Aborted { reason };
-            }
-        }
-    }
-    ReceiveError::Pages(met)
 }
 
 /// Answers probes until the state comes.

@@ -91,10 +91,11 @@ fn land(bytes: Vec<u8>, frames: &[ScriptFrame], mode: u8) -> bool {
 /// As a destination receives what is missing while its guest runs.
 fn install(bytes: Vec<u8>, frames: &[ScriptFrame], mode: u8) -> bool {
     let mut vm = empty_machine(|vm| {
-        let missing = vm.watch_missing().expect("a simulated machine permits it");
+        let missing = vm.prepare_missing().expect("a simulated machine permits it");
         missing.landing_area(&[]).is_some() == (mode & 4 != 0)
     });
-    let missing = vm.watch_missing().expect("a simulated machine permits it");
+    let missing = vm.prepare_missing().expect("a simulated machine permits it");
+    missing.watch(&PageSet::all(PAGES)).expect("memory of its own");
     let mut expected_set = PageSet::all(PAGES);
     if mode & 8 != 0 {
         expected_set.remove_run(PageRun::new(3, 5));

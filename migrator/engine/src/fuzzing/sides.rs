@@ -40,8 +40,8 @@ const MIGRATION: MigrationId = [7; 16];
 /// A source against a destination that says what the script says.
 pub(super) fn source(script: &mut Script<'_>) -> Outcome {
     let how = script.byte();
-    let strategy = Strategy::ALL[usize::from(how % 3)];
-    let options = Options { verify: VERIFY[usize::from(how / 3 % 3)], ..Options::default() };
+    let strategy = Strategy::ALL[usize::from(how % 4)];
+    let options = Options { verify: VERIFY[usize::from(how / 4 % 3)], ..Options::default() };
     let mut marks = Vec::new();
     for _ in 0..if how & 0x80 == 0 { MARKS } else { usize::from(script.byte() % 4) } {
         marks.extend(FrameWriter::default().encode(FrameKind::Mark, 0, &[]));

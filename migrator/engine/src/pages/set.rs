@@ -70,6 +70,24 @@ impl PageSet {
         self.change_run(run, |word, mask| *word &= !mask);
     }
 
+    /// Moves all pages but the first `kept` to `rest`, an empty set of the same guest.
+    pub fn move_all_but_first(&mut self, kept: u64, rest: &mut PageSet) {
+        assert_eq!(self.page_count, rest.page_count, "sets of two guests");
+        let mut room = kept;
+        for (word, moved) in self.words.iter_mut().zip(&mut rest.words) {
+            let pages = *word;
+            let mut beyond = pages;
+            // The lowest set bits go, as long as there is room; usually for all of them or for none.
+            match u64::from(pages.count_ones()) {
+                count if count <= room => beyond = 0,
+                _ => (0..room).for_each(|_| beyond &= beyond.wrapping_sub(1)),
+            }
+            *word = pages & !beyond;
+            *moved = beyond;
+            room -= u64::from(word.count_ones());
+        }
+    }
+
     /// Takes every page out.
     pub fn clear(&mut self) {
         self.words.fill(0);

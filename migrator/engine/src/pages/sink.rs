@@ -44,7 +44,7 @@ pub enum SinkError {
         expected: u64,
     },
     /// A frame that does not belong here.
-    #[error("a {found:?} frame came where pages were expected")]
+    #[error("a {found:?} frame came where none may come")]
     OutOfPlace {
         /// What it was.
         found: FrameKind,
@@ -147,13 +147,21 @@ pub struct Landing<'a> {
     /// The digest of what is there, if it is to be kept.
     digest: Option<Digest>,
     landed: Arc<AtomicU64>,
+    /// All pages are missing already: one that came would be waited for here.
+    is_closed: bool,
 }
 
 impl<'a> Landing<'a> {
     /// Into memory that is all zeros. What lands is counted in `landed`, in pages, each time it comes.
     pub fn new(pages: &'a dyn GuestPages, keep_digest: bool, landed: &Arc<AtomicU64>) -> Landing<'a> {
         let written = PageSet::empty(pages.page_count());
-        Landing { pages, written, digest: keep_digest.then(Digest::default), landed: landed.clone() }
+        let digest = keep_digest.then(Digest::default);
+        Landing { pages, written, digest, landed: landed.clone(), is_closed: false }
+    }
+
+    /// As this, where no page may come.
+    pub fn closed(self) -> Landing<'a> {
+        Landing { is_closed: true, ..self }
     }
 
     /// The digest of all that has landed, if it was kept.
@@ -162,6 +170,9 @@ impl<'a> Landing<'a> {
     }
 
     fn receive(&mut self, wire: &mut dyn Wire, frame: &Frame) -> Result<(), SinkError> {
+        if self.is_closed {
+            return Err(SinkError::OutOfPlace { found: frame.kind });
+        }
         self.forget_replaced(frame);
         match &mut self.digest {
             None if !frame.has_digest() => {

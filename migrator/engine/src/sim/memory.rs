@@ -61,11 +61,11 @@ impl SimMemory {
         unsafe { self.bytes(run).as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), run.byte_len()) };
     }
 
-    /// Back to all zeros.
-    pub fn discard(&self) -> io::Result<()> {
-        let len = PageRun::new(0, self.page_count).byte_len();
+    /// Back to zeros.
+    pub fn discard(&self, run: PageRun) -> io::Result<()> {
+        let bytes = self.bytes(run);
         // SAFETY: the mapping is anonymous and private: its pages become zeros, as promised.
-        Ok(unsafe { madvise(self.start.cast(), len, Advice::LinuxDontNeed) }?)
+        Ok(unsafe { madvise(bytes.as_ptr().cast(), bytes.len(), Advice::LinuxDontNeed) }?)
     }
 
     /// Backs all of it, a bite at a time, as long as `go_on` says yes.

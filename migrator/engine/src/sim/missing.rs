@@ -64,13 +64,6 @@ impl SimMissing {
         })
     }
 
-    /// From here on all pages are missing, whatever they held.
-    pub fn watch(&self) -> io::Result<()> {
-        let mut state = self.lock();
-        state.present = Some(PageSet::empty(self.memory.page_count()));
-        self.memory.discard()
-    }
-
     /// Where pages are received, if this machine has an area for them.
     pub fn area(&self) -> Option<&SimMemory> {
         self.area.as_ref().map(|area| &area.0)
@@ -125,6 +118,13 @@ impl SimMissing {
 }
 
 impl MissingPages for SimMissing {
+    fn watch(&self, missing: &PageSet) -> Result<(), VmError> {
+        let mut state = self.lock();
+        state.present = Some(missing.clone().complement());
+        let mut runs = missing.runs();
+        runs.try_for_each(|run| self.memory.discard(run)).map_err(VmError::new("empty missing pages"))
+    }
+
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.waiting.as_fd()
     }

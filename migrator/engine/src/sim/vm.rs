@@ -17,7 +17,7 @@ use super::{
     network::FRAMES_A_PAUSE,
 };
 use crate::{
-    pages::{GuestPages, PAGE_SIZE, PageNumber, PageSet},
+    pages::{GuestPages, PAGE_SIZE, PageNumber, PageRun, PageSet},
     vm::{
         ConsoleHistory, DestinationVm, KeptConsole, MissingPages, Network, PAGES_MISSING, SourceVm,
         VmDescription, VmError,
@@ -364,11 +364,11 @@ impl DestinationVm for SimVm {
     }
 
     fn discard(&mut self) -> Result<(), VmError> {
-        self.shared.memory.discard().map_err(VmError::new("discard memory"))
+        let memory = &self.shared.memory;
+        memory.discard(PageRun::new(0, memory.page_count())).map_err(VmError::new("discard memory"))
     }
 
-    fn watch_missing(&mut self) -> Result<Arc<dyn MissingPages>, VmError> {
-        self.shared.missing.watch().map_err(VmError::new("watch missing pages"))?;
+    fn prepare_missing(&mut self) -> Result<Arc<dyn MissingPages>, VmError> {
         Ok(self.shared.missing.clone())
     }
 

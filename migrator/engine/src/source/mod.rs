@@ -17,6 +17,8 @@ mod error;
 pub(crate) mod fuzzing;
 mod open;
 mod push;
+mod split;
+mod switchover;
 
 use std::{
     io,
@@ -27,7 +29,8 @@ use std::{
 
 pub use error::MigrateError;
 pub(crate) use open::Fixed;
-pub(crate) use push::MissingAtSource;
+pub use split::Budget;
+pub use switchover::Handover;
 
 use crate::{
     options::{Options, Verify},
@@ -36,7 +39,7 @@ use crate::{
     protocol::{ControlLink, FrameKind, FromDestination, FromSource},
     report::{FaultStatistics, GuestEnd, Outcome, Report},
     strategy::{
-        Handover, Strategy,
+        Strategy,
         convergence::{Known, Limits, converges, expected_downtime},
     },
     timeline::{Look, Round, Timeline, micros},
@@ -44,9 +47,8 @@ use crate::{
     urgent::{Priority, at_priority, set_priority},
     vm::{ConsoleToGo, FramesAhead, SourceVm},
 };
-use carry::Carrier;
-pub(crate) use carry::Carrying;
-use push::PageServer;
+use carry::{Carrier, Carrying};
+use push::{MissingAtSource, PageServer};
 
 /// The control link as the source holds it.
 pub(crate) type Control = ControlLink<FromSource, FromDestination>;
@@ -77,6 +79,8 @@ pub struct Migration<'vm> {
     pub(crate) fixed: Fixed,
     pub(crate) duty: Duty,
     pub(crate) page_count: u64,
+    /// What the guest writes is logged.
+    pub(crate) is_logged: bool,
     /// What a look at the log took out of it: dirty still.
     pub(crate) looked_at: PageSet,
     /// When the log was emptied last.
@@ -131,7 +135,9 @@ pub fn migrate(
 impl Migration<'_> {
     /// From here on writes are logged, and every page counts as dirty once.
     pub fn start_dirty_log(&mut self) -> Result<(), MigrateError> {
-        Ok(self.vm.start_dirty_log()?)
+        self.vm.start_dirty_log()?;
+        self.is_logged = true;
+        Ok(())
     }
 
     /// The pages dirtied since this was last asked, which are then not dirty any more. How many

@@ -99,6 +99,7 @@ impl<'vm> Migration<'vm> {
         let Ready { pages, bulk, server, carrier, console, fixed } = ready;
         Ok(Migration {
             page_count: pages.page_count(),
+            is_logged: false,
             looked_at: PageSet::empty(pages.page_count()),
             log_emptied: Instant::now(),
             known: None,
@@ -276,7 +277,7 @@ fn offer(
         bulk_links,
         may_miss_pages: needs.missing_pages,
         has_network: vm.network().is_some(),
-        populate: !needs.missing_pages,
+        populate: needs.pages_before_start,
         // What is missing at the start can only be compared as it was installed.
         digest: match options.verify {
             Verify::No => false,

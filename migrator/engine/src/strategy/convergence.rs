@@ -263,6 +263,13 @@ pub(crate) fn transfer_time(rounds: &[Round], dirty_pages: u64) -> Duration {
     Duration::try_from_secs_f64(bytes / bandwidth(rounds)).unwrap_or(Duration::MAX / 2)
 }
 
+/// How many pages the downtime limit leaves time for, at the bandwidth that was measured.
+pub(crate) fn pages_within_limit(rounds: &[Round], limits: &Limits) -> u64 {
+    let for_pages = limits.downtime.saturating_sub(limits.fixed);
+    // More than a number can hold is as many as there are.
+    (for_pages.as_secs_f64() * bandwidth(rounds) / PAGE_SIZE as f64) as u64
+}
+
 /// How many of the last rounds, in a row, did not leave fewer dirty pages than the best before them.
 fn rounds_without_progress(rounds: &[Round]) -> usize {
     let mut best = f64::INFINITY;
@@ -378,6 +385,18 @@ mod tests {
         let limits = Limits { downtime: Duration::from_micros(400), ..LIMITS };
         let (_, _, decision) = play(131_072, 0.0, 0, &limits);
         assert!(matches!(decision, Decision::GiveUp(_)));
+    }
+
+    #[test]
+    fn pages_within_the_limit_take_as_long_as_it_leaves() {
+        let rounds = [round(131_072, 0.0)];
+        let pages = pages_within_limit(&rounds, &LIMITS);
+        // 49.5 ms at 4 GB/s.
+        assert!(pages.abs_diff(48_339) <= 1, "{pages}");
+        assert!(expected_downtime(&rounds, pages, &LIMITS) <= LIMITS.downtime);
+        let tight = Limits { downtime: Duration::from_micros(500), ..LIMITS };
+        assert_eq!(pages_within_limit(&rounds, &tight), 0);
+        assert_eq!(pages_within_limit(&[], &LIMITS), u64::MAX, "nothing is known of the link");
     }
 
     #[test]

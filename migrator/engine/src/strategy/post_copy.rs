@@ -6,9 +6,11 @@
 //! the price is a guest that runs slower until its working set has arrived, and that has its memory
 //! on two hosts until all has.
 
-use super::{Handover, Portion};
-use crate::source::{MigrateError, Migration};
+use crate::{
+    pages::PageSet,
+    source::{Budget, Handover, MigrateError, Migration},
+};
 
 pub(super) fn run(migration: &mut Migration<'_>) -> Result<Handover, MigrateError> {
-    migration.switchover(Portion::Nothing, Portion::Everything)
+    migration.switchover(PageSet::all(migration.page_count), Budget::NONE)
 }

@@ -6,11 +6,8 @@
 //! during a short pause. A guest that writes faster never converges: [`super::convergence`] sees it and the
 //! migration is given up, with the guest running on where it is.
 
-use super::{
-    Handover, Portion,
-    convergence::{Decision, check_fixed, decide},
-};
-use crate::source::{MigrateError, Migration};
+use super::convergence::{Decision, check_fixed, decide};
+use crate::source::{Budget, Handover, MigrateError, Migration};
 
 pub(super) fn run(migration: &mut Migration<'_>) -> Result<Handover, MigrateError> {
     let (fixed, limit) = (migration.fixed, migration.options.downtime_limit);
@@ -22,7 +19,7 @@ pub(super) fn run(migration: &mut Migration<'_>) -> Result<Handover, MigrateErro
         dirty = migration.take_dirty()?;
         match decide(migration.rounds(), dirty.len(), &migration.limits()) {
             Decision::NextRound => {}
-            Decision::Switchover => return migration.switchover(Portion::Dirty(dirty), Portion::Nothing),
+            Decision::Switchover => return migration.switchover(dirty, Budget::ALL),
             Decision::GiveUp(reason) => return Err(MigrateError::OutOfReach(reason)),
         }
     }

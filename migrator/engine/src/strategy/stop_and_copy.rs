@@ -4,9 +4,11 @@
 //! bytes are the least possible; but the guest stands still for all of it, so the downtime is the
 //! size of memory divided by the bandwidth.
 
-use super::{Handover, Portion};
-use crate::source::{MigrateError, Migration};
+use crate::{
+    pages::PageSet,
+    source::{Budget, Handover, MigrateError, Migration},
+};
 
 pub(super) fn run(migration: &mut Migration<'_>) -> Result<Handover, MigrateError> {
-    migration.switchover(Portion::Everything, Portion::Nothing)
+    migration.switchover(PageSet::all(migration.page_count), Budget::ALL)
 }

@@ -158,11 +158,11 @@ pub trait DestinationVm: Send {
     /// Memory may hold anything then.
     fn discard(&mut self) -> Result<(), VmError>;
 
-    /// From here on no page is there, whatever memory held, and whoever touches one waits until it is installed.
+    /// What missing pages are served with. None is missing before they are [watched](MissingPages::watch).
     ///
     /// # Errors
     /// If this host does not permit it.
-    fn watch_missing(&mut self) -> Result<Arc<dyn MissingPages>, VmError>;
+    fn prepare_missing(&mut self) -> Result<Arc<dyn MissingPages>, VmError>;
 
     /// Loads what [`SourceVm::save_state`] saved. May touch missing pages. May be done more than
     /// once before the start; the last one counts.
@@ -201,6 +201,13 @@ pub trait DestinationVm: Send {
 
 /// Pages that are not there yet, and those who wait for them.
 pub trait MissingPages: Send + Sync {
+    /// From here on these pages are not there, whatever memory held for them: access to one waits until it is installed.
+    /// All others keep what they hold; one that holds nothing may be waited for, too.
+    ///
+    /// # Errors
+    /// Memory may hold anything then.
+    fn watch(&self, missing: &PageSet) -> Result<(), VmError>;
+
     /// Readable when somebody waits.
     fn as_fd(&self) -> BorrowedFd<'_>;
 

@@ -46,7 +46,7 @@ pub struct Migrate {
     name: String,
     /// Where to: tcp://HOST:PORT, HOST (port 7800) or unix:///PATH
     address: Address,
-    /// pre-copy, post-copy or stop-and-copy
+    /// pre-copy, post-copy, hybrid or stop-and-copy
     #[arg(long, short, default_value = "pre-copy")]
     strategy: Strategy,
     /// The longest downtime that pre-copy may plan for

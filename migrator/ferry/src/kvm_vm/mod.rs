@@ -203,8 +203,8 @@ impl DestinationVm for KvmVm {
         memory.discard(0..memory.page_count()).map_err(VmError::new("empty guest memory"))
     }
 
-    fn watch_missing(&mut self) -> Result<Arc<dyn MissingPages>, VmError> {
-        Ok(Arc::new(KvmMissing::watch(self.vm.memory(), self.landing.take())?))
+    fn prepare_missing(&mut self) -> Result<Arc<dyn MissingPages>, VmError> {
+        Ok(Arc::new(KvmMissing::prepare(self.vm.memory(), self.landing.take())?))
     }
 
     fn load_state(&mut self, state: &[u8]) -> Result<(), VmError> {

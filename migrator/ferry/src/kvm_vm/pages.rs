@@ -46,12 +46,15 @@ impl GuestPages for KvmPages {
 pub(super) struct KvmMissing(vmm::MissingPages);
 
 impl KvmMissing {
-    /// From here on memory is empty, and whoever touches a page waits for it; whole blocks are received in `area`.
-    pub(super) fn watch(memory: &Arc<GuestMemory>, area: Option<LandingArea>) -> Result<KvmMissing, VmError> {
-        let watched = vmm::MissingPages::open(memory).map_err(VmError::new("watch missing pages"))?;
+    /// No page is missing yet; whole blocks are received in `area`.
+    pub(super) fn prepare(
+        memory: &Arc<GuestMemory>,
+        area: Option<LandingArea>,
+    ) -> Result<KvmMissing, VmError> {
+        let missing = vmm::MissingPages::prepare(memory).map_err(VmError::new("open missing pages"))?;
         Ok(KvmMissing(match area {
-            Some(area) => watched.with_landing_area(area),
-            None => watched,
+            Some(area) => missing.with_landing_area(area),
+            None => missing,
         }))
     }
 }
@@ -75,6 +78,11 @@ impl GuestPages for KvmMissing {
 }
 
 impl MissingPages for KvmMissing {
+    fn watch(&self, missing: &PageSet) -> Result<(), VmError> {
+        let runs = missing.runs().map(|run| run.first..run.end());
+        self.0.watch(runs).map_err(VmError::new("watch missing pages"))
+    }
+
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

@@ -123,8 +123,8 @@ impl DestinationVm for Machine {
         whichever!(self, vm => vm.discard())
     }
 
-    fn watch_missing(&mut self) -> Result<Arc<dyn MissingPages>, VmError> {
-        whichever!(self, vm => vm.watch_missing())
+    fn prepare_missing(&mut self) -> Result<Arc<dyn MissingPages>, VmError> {
+        whichever!(self, vm => vm.prepare_missing())
     }
 
     fn load_state(&mut self, state: &[u8]) -> Result<(), VmError> {

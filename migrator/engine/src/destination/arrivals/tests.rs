@@ -12,7 +12,8 @@ use crate::{
 fn watching() -> (SimVm, Arc<dyn MissingPages>) {
     let workload = SimWorkload { seed: 1, working_set: 4, rate: None, zero_one_in: 0, network: false };
     let mut vm = SimVm::boot("arrivals", 16, workload).unwrap();
-    let missing = vm.watch_missing().unwrap();
+    let missing = vm.prepare_missing().unwrap();
+    missing.watch(&PageSet::all(16)).unwrap();
     (vm, missing)
 }
 
