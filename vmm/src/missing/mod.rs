@@ -17,10 +17,11 @@
 
 mod uffd;
 
-use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::io;
+use std::iter;
 
 use thiserror::Error;
 
@@ -115,7 +116,7 @@ impl MissingPages {
     /// From here every page of `memory` is missing, as [`watch`](Self::watch) has it.
     pub fn open(memory: &Arc<GuestMemory>) -> Result<MissingPages, MissingPagesError> {
         let missing = MissingPages::prepare(memory)?;
-        let watched = missing.watch([0..memory.page_count()]);
+        let watched = missing.watch(iter::once(0..memory.page_count()));
         if watched.is_err() {
             memory.userfault.lock().expect("no one panics with this lock").take();
         }
@@ -145,7 +146,7 @@ impl MissingPages {
         // Only now: what anybody touches from here on is waited for.
         let mut present_from = 0;
         let pages = self.memory.page_count();
-        for range in missing.into_iter().chain([pages..pages]) {
+        for range in missing.into_iter().chain(iter::once(pages..pages)) {
             if present_from < range.start {
                 self.userfault.begin(present_from, (range.start - present_from) * PAGE_BYTES);
             }

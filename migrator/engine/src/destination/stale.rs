@@ -59,7 +59,7 @@ impl Stale {
             return Ok(());
         }
         if let Some(digest) = landed {
-            // SAFETY: the caller's promise in words: nobody writes.
+            // SAFETY: the guest has not started, and the receiver has come to the end of its stage.
             stale.runs().for_each(|run| digest.remove_any(run.first, unsafe { pages.bytes(run).frozen() }));
         }
         missing.watch(stale).map_err(|error| ReceiveError::Pages(SinkError::Install(error)))
