@@ -152,7 +152,7 @@ fn make_ready(
     let server = match needs.missing_pages {
         true => {
             let urgent = PageStream::new(links.open(Role::Urgent)?, limit(Lane::Urgent));
-            Some(PageServer::spawn(urgent, pages.clone(), progress.clone()).map_err(send)?)
+            Some(PageServer::spawn(urgent, pages.clone(), progress.clone(), bulk.wire()).map_err(send)?)
         }
         false => None,
     };

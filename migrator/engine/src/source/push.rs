@@ -25,7 +25,7 @@ use crate::{
     progress::{Phase, Progress},
     protocol::{Frame, FrameKind, MAX_FRAME_PAGES, Missing},
     ready::spawn_ready,
-    transport::{HangUp, Pace, Wire},
+    transport::{HangUp, LinkHandle, Pace, Wire},
     urgent::{Priority, set_priority},
 };
 
@@ -89,13 +89,14 @@ impl PageServer {
         mut stream: PageStream,
         pages: Arc<dyn GuestPages>,
         progress: Arc<Progress>,
+        bulk: &dyn Wire,
     ) -> io::Result<PageServer> {
-        let link = HangUp::of(stream.wire())?;
+        let (link, bulk) = (HangUp::of(stream.wire())?, LinkHandle::of(bulk)?);
         let ends = link.clone();
         let (begin, wait) = channel::<Arc<Shared>>();
         let prepare = move || {
             set_priority(Priority::Foremost);
-            Answers::new(stream, pages, progress)
+            Answers { bulk: Some(bulk), ..Answers::new(stream, pages, progress) }
         };
         let serve = move |answers: Answers| {
             let _ends = ends;
@@ -105,8 +106,9 @@ impl PageServer {
         Ok(PageServer { begin: Some(begin), link: Some(link), thread })
     }
 
-    /// Waits for its end, which comes when the destination closes the urgent link.
+    /// Ends it, once the destination has all. It closes the urgent link as well, but one that has stalled does not say so.
     pub fn finish(mut self) -> Sent {
+        drop(self.link.take());
         self.join()
     }
 
@@ -130,11 +132,13 @@ pub(super) struct Answers {
     sink: PageSink,
     pages: Arc<dyn GuestPages>,
     progress: Arc<Progress>,
+    /// What the push goes over.
+    bulk: Option<LinkHandle>,
 }
 
 impl Answers {
     pub fn new(stream: PageStream, pages: Arc<dyn GuestPages>, progress: Arc<Progress>) -> Answers {
-        Answers { stream, sink: PageSink::new(pages.page_count()), pages, progress }
+        Answers { stream, sink: PageSink::new(pages.page_count()), pages, progress, bulk: None }
     }
 
     /// Answers until the link ends.
@@ -162,7 +166,13 @@ impl Answers {
             || request.segments.iter().map(|(_, run)| run).filter(|run| is_page(run)).map(|run| run.first);
         let claim = |run| std::iter::from_fn(|| shared.claims.claim_within(run)).map(|run| run.count).sum();
         // `claimed` pages of them were not sent before, nor are they by the push.
-        let Answers { stream, pages, progress, .. } = self;
+        let Answers { stream, pages, progress, bulk, .. } = self;
+        if request.segments.iter().any(|(_, run)| !is_page(run))
+            && let Some(bulk) = bulk.take()
+        {
+            // The destination has given that link up, and a push over one that stalled would never end.
+            bulk.hang_up();
+        }
         let send = |stream: &mut PageStream, runs: &[PageRun], claimed: u64| -> io::Result<()> {
             let runs = runs.iter().copied();
             let sent = stream.send(&**pages, runs, None, FrameKind::FrozenPages, |_| ())?;

@@ -19,7 +19,7 @@ impl HangUp {
         Ok(HangUp(Arc::new(wire.as_fd().try_clone_to_owned()?)))
     }
 
-    /// Something that can end the link, and does not by being dropped.
+    /// Ends the link only when it is told to.
     pub fn handle(&self) -> LinkHandle {
         LinkHandle(self.0.clone())
     }
@@ -30,6 +30,11 @@ impl HangUp {
 pub(crate) struct LinkHandle(Arc<OwnedFd>);
 
 impl LinkHandle {
+    /// Of a link that another thread will use.
+    pub fn of(wire: &dyn Wire) -> io::Result<LinkHandle> {
+        Ok(LinkHandle(Arc::new(wire.as_fd().try_clone_to_owned()?)))
+    }
+
     /// Ends it, in both directions.
     pub fn hang_up(&self) {
         // An error means that the link has ended.
