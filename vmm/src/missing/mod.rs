@@ -17,11 +17,11 @@
 
 mod uffd;
 
+use std::io;
+use std::iter;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::io;
-use std::iter;
 
 use thiserror::Error;
 
