@@ -78,7 +78,8 @@ mod tests {
         let mut results = crate::report::fixture();
         let workload = results.runs[0].workload;
         let choices = Choices {
-            strategies: engine::strategy::Strategy::ALL.to_vec(),
+            // Those of the fixture, which is older than hybrid.
+            strategies: engine::strategy::Strategy::ALL[..3].to_vec(),
             memory: vec![workload.memory_bytes],
             dirty_rates: vec![workload.dirty_rate_pages_per_second],
             working_sets: vec![workload.working_set_bytes],
