@@ -109,7 +109,7 @@ fn entry_22_nothing_typed_is_taken_between_a_save_or_restore_and_the_start() {
     first.start();
     until("the guest says ok", || out.has(b"ok"));
     first.pause().expect("pauses");
-    assert_eq!(first.console().write(b"H"), 1, "it stands still and has it all");
+    assert_eq!(first.console().write(b"H"), 1, "it is paused and has it all");
     let state = first.save().expect("saves");
     assert_eq!(first.console().write(b"lost"), 0);
     let mut second = machine_of(first.config());

@@ -192,7 +192,7 @@ impl GuestMemory {
         self.userfault.lock().expect("nothing panics with this lock held").is_some()
     }
 
-    /// The machine ends: whoever waits for a missing page goes on, with zeros, of which nothing may leave the machine; see
+    /// The machine ends: a thread that waits for a missing page goes on, with zeros, of which nothing may leave the machine; see
     /// [`check_whole`](Self::check_whole).
     pub(crate) fn abandon_missing(&self) -> io::Result<()> {
         let mut served = self.userfault.lock().expect("nothing panics with this lock held");

@@ -81,7 +81,7 @@ impl LandingArea {
 
     fn change(&self, block: u64, from: u8, to: u8) -> bool {
         let state = self.blocks.get(block as usize);
-        // Whoever takes a block has it alone; its bytes are ordered by who receives and installs them.
+        // The thread that takes a block has it alone, and receives and installs its bytes in that order.
         state.is_some_and(|state| {
             state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
         })

@@ -231,7 +231,7 @@ impl Write for Printed {
     }
 }
 
-/// Issue 12, entry 8: whoever waits for a missing page is let go with zeros when the machine ends.
+/// Issue 12, entry 8: a thread that waits for a missing page is let go with zeros when the machine ends.
 #[test]
 fn entry_8_of_what_never_came_nothing_leaves_a_machine_that_ends() {
     let test = "entry_8_of_what_never_came_nothing_leaves_a_machine_that_ends";

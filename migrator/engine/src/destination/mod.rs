@@ -306,7 +306,7 @@ impl<V: DestinationVm> Prepared<V> {
         self.vm.load_state(&message.state).map_err(ReceiveError::Load)?;
         let load_us = micros(begin.elapsed());
         control.send(&FromDestination::Loaded(LoadTimes { pages_us, verify_us, load_us }))?;
-        // While the word to start is on its way: whoever looks sees what came before, then what the guest writes here.
+        // While the word to start is on its way: a client sees what came before, then what the guest writes here.
         if let Some(console) = self.vm.console() {
             console.add(&std::mem::take(&mut self.offer.console));
             console.add(&message.console);

@@ -222,7 +222,7 @@ fn new_id() -> Result<MigrationId, MigrateError> {
 /// Pauses, saves the state and lets the guest run on: a gap of a fraction of a millisecond, before
 /// anything depends on it. Where the host was busy with something else it is done again, for a
 /// stray delay must not count as what a switchover takes; but not where each one takes long, as draining a slow disk does:
-/// the guest stands still meanwhile.
+/// the guest is paused meanwhile.
 fn rehearse(vm: &mut dyn SourceVm, progress: &Progress) -> Result<Rehearsal, MigrateError> {
     let mut quickest: Option<Rehearsal> = None;
     let mut stood_still = Duration::ZERO;

@@ -99,7 +99,7 @@ struct Shared {
 }
 
 impl Relay {
-    /// Between whoever calls and the destination at `address`.
+    /// Between a source and the destination at `address`.
     pub fn to(address: &str, at: At, does: Does) -> Relay {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host_and_port = listener.local_addr().unwrap().to_string();

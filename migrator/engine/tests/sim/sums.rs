@@ -84,7 +84,7 @@ fn entry_19_a_guest_that_is_given_up_has_a_report_that_adds_up() {
     assert_adds_up(&tried.report, "given up");
 }
 
-/// Issue 12, entry 13: a guest that stands still for a rehearsal, too, stands still. It is counted, and not done four times
+/// Issue 12, entry 13: a rehearsal pauses the guest, too. That is counted, and not done four times
 /// where each takes long.
 #[test]
 fn entry_13_rehearsals_on_a_slow_disk_are_few_and_counted() {

@@ -60,8 +60,8 @@ const fn broken(words: &str) -> (Outcome, &str) {
     (Outcome::Interrupted, words)
 }
 
-/// Where it acts, what the side does that is to speak, what the source says of it, and what the destination is. Whoever
-/// runs the guest has all of its memory right, and nobody else runs it: every cell asserts that.
+/// Where it acts, what the side does that is to speak, what the source says of it, and what the destination is. The side
+/// that runs the guest has all of its memory right, and the other does not run it: every cell asserts that.
 #[rustfmt::skip]
 const TABLE: [Cell; 45] = [
     (Greeting, SaysNo,    stays("not as a Ferry"),                  Waits),

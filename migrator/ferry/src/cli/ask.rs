@@ -164,7 +164,7 @@ impl Stop {
     }
 }
 
-/// Call off a migration; the guest runs on here
+/// Cancel a migration; the guest runs on here
 #[derive(Args)]
 pub struct Cancel {
     /// The VM's name
@@ -179,7 +179,7 @@ impl Cancel {
         match state.report {
             Some(report) if report.outcome == Outcome::Cancelled => {
                 let stays = if report.paused { "stays paused here" } else { "runs on here" };
-                print(format_args!("called off; {} {stays}", self.name))?;
+                print(format_args!("cancelled; {} {stays}", self.name))?;
                 Ok(ExitCode::SUCCESS)
             }
             Some(report) if report.outcome == Outcome::Completed => {

@@ -1,7 +1,7 @@
 //! The terminal on standard input, which is this process's only while its process group is in the foreground.
 //!
-//! A process that sets a terminal, or reads from it, while a shell has it in the background is stopped, and a guest in it
-//! stands still. So both are done in the foreground only, and whether it is there is looked at again when the process is
+//! A process that sets a terminal, or reads from it, while a shell has it in the background is stopped, and so is a guest
+//! in it. So both are done in the foreground only, and whether it is there is looked at again when the process is
 //! continued, as by a shell's `fg`, and every so often, since not every shell says so to a job that runs.
 
 use std::{

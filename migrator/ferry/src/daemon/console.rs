@@ -27,7 +27,7 @@ struct Kept {
 
 impl Default for ConsoleLog {
     fn default() -> ConsoleLog {
-        // Memory that is there already: a history arrives while its guest stands still.
+        // Memory that is there already: a history arrives while its guest is paused.
         let mut bytes = VecDeque::from(vec![0xff; CONSOLE_BYTES]);
         bytes.clear();
         ConsoleLog { kept: Mutex::new(Kept { bytes, end: 0 }), written: watch::Sender::new(0) }

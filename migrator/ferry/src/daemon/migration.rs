@@ -241,7 +241,7 @@ impl Daemon {
             inner.note(report);
         });
         if self.is_stop_due(standing) {
-            // What it was to be is over, and whoever waits for it hears how.
+            // What it was to be is over, and a client that waits for it hears how.
             self.await_fetch(ENDED_REPORT_LIFETIME);
             self.finish(End::Stopped);
         }

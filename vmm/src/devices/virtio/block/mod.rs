@@ -5,7 +5,7 @@
 //! - `request`: one request.
 //!
 //! Requests are done one after the other by the worker, straight between file and guest memory. Each is done when it is
-//! given back, so a machine that stands still has none under way. What is to be written is there as a whole before its
+//! given back, so a paused machine has none under way. What is to be written is there as a whole before its
 //! first byte is: a machine that ends while a page of it is missing writes nothing. What was written is in the host's page
 //! cache; it is on the disk after a flush, and all of it is when the disk is released.
 
