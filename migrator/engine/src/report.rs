@@ -48,10 +48,13 @@ pub struct RoundReport {
     pub duration_us: u64,
     /// Different pages that the guest wrote meanwhile, however often.
     pub dirtied_pages: u64,
-    /// Pages a second that the guest wrote, at least: by the first milliseconds of the round, where it was long enough for
-    /// a look.
+    /// Pages a second that the guest wrote, at least: a page that is written again counts once.
     #[serde(default)]
     pub dirty_pages_per_second_at_least: u64,
+    /// About how many it wrote: by the first milliseconds of the round, where it was long enough for a look, in which fewer
+    /// are written twice. A guest that had waited for a processor may have caught up just then.
+    #[serde(default)]
+    pub dirty_pages_per_second_estimated: u64,
 }
 
 impl From<&Round> for RoundReport {
@@ -62,7 +65,8 @@ impl From<&Round> for RoundReport {
             bytes: round.sent.bytes,
             duration_us: micros(round.duration),
             dirtied_pages: round.dirtied,
-            dirty_pages_per_second_at_least: round.dirty_rate() as u64,
+            dirty_pages_per_second_at_least: round.distinct_rate() as u64,
+            dirty_pages_per_second_estimated: round.dirty_rate() as u64,
         }
     }
 }

@@ -33,16 +33,24 @@ pub struct Look {
 
 impl Round {
     /// Pages a second that the guest wrote during the round, at least: a page that is written again is seen once.
+    pub fn distinct_rate(&self) -> f64 {
+        rate(self.dirtied, self.duration)
+    }
+
+    /// About how many it wrote: in the first milliseconds fewer are written twice.
     pub fn dirty_rate(&self) -> f64 {
-        let rate = |pages: u64, time: Duration| pages as f64 / time.as_secs_f64().max(1e-6);
         let look = self.look.map_or(0.0, |look| rate(look.dirtied, look.after));
-        rate(self.dirtied, self.duration).max(look)
+        self.distinct_rate().max(look)
     }
 
     /// Bytes a second that the link carried.
     pub fn bandwidth(&self) -> f64 {
         self.sent.bytes as f64 / self.duration.as_secs_f64().max(1e-6)
     }
+}
+
+fn rate(pages: u64, time: Duration) -> f64 {
+    pages as f64 / time.as_secs_f64().max(1e-6)
 }
 
 /// The stamps of a switchover, in the order in which they are made.

@@ -84,7 +84,7 @@ pub enum OutOfReach {
 pub struct Known {
     /// Rounds made.
     pub rounds: usize,
-    /// How fast the guest writes, at least.
+    /// About how fast the guest writes.
     pub dirty_pages_per_second: f64,
     /// How fast the link is.
     pub bytes_per_second: f64,
@@ -113,7 +113,7 @@ impl fmt::Display for Known {
         let rounds = if self.rounds == 1 { "round" } else { "rounds" };
         write!(
             f,
-            "after {} {rounds} the guest dirties at least {:.0} pages/s ({:.0} Mbit/s) while the link carries {:.0} Mbit/s, \
+            "after {} {rounds} the guest dirties about {:.0} pages/s ({:.0} Mbit/s) while the link carries {:.0} Mbit/s, \
              so the downtime would be {:.1} ms and the limit is {:.1} ms",
             self.rounds,
             self.dirty_pages_per_second,
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(decide(&rounds[..1], 32_768, &LIMITS), Decision::NextRound);
         let Decision::GiveUp(reason) = decide(&rounds, 32_768, &LIMITS) else { panic!("it is clear") };
         let words = reason.to_string();
-        assert!(words.contains("after 2 rounds the guest dirties at least 615000 pages/s"), "{words}");
+        assert!(words.contains("after 2 rounds the guest dirties about 615000 pages/s"), "{words}");
         assert!(words.contains("link carries 200 Mbit/s"), "{words}");
         let help = "post-copy would take about 7.1 s; stop now would be 5.4 s of downtime (--downtime-limit); about 21692 Mbit/s \
                     would converge";

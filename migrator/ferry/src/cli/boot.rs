@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 
 #[cfg(feature = "kvm")]
 use super::devices::ConsoleKind;
-use super::devices::Devices;
+use super::{devices::Devices, units::show_bytes};
 use crate::{
     daemon::Facts,
     machine::{Backing, Machine},
@@ -256,7 +256,9 @@ fn check_memory_is_free(asked: u64) -> anyhow::Result<()> {
         && available < asked
     {
         bail!(
-            "the guest wants {asked} bytes of memory, and this host has {available} available: ask for less with --memory"
+            "the guest wants {} of memory, and this host has {} available: ask for less with --memory",
+            show_bytes(asked),
+            show_bytes(available)
         );
     }
     Ok(())

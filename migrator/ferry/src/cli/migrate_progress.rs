@@ -134,7 +134,7 @@ fn parts(now: &ProgressSnapshot, speed: Speed) -> Vec<Part> {
         add(4, show_bandwidth(speed.bytes_per_second));
     }
     if is_pre_copy && now.dirty_pages_per_second > 0 {
-        add(6, format!("guest writes {} pages/s", show_count(now.dirty_pages_per_second)));
+        add(6, format!("guest writes ~{} pages/s", show_count(now.dirty_pages_per_second)));
     }
     add(5, format!("{} pages", show_count(now.pages_left)));
     parts
@@ -251,7 +251,7 @@ mod tests {
         assert_eq!(at(Phase::Switchover, 56_000), "switchover, 50 %, 1 s left, 940 Mbit/s, 28 000 pages");
         assert_eq!(at(Phase::Push, 56_000), "runs there, push, 50 %, 1 s left, 940 Mbit/s, 28 000 pages");
         assert_eq!(at(Phase::Verify, 0), "runs there, comparing digests");
-        let all = "round 2, 50 %, 2 s left, downtime 12.34 ms, 940 Mbit/s, guest writes 615 000 pages/s, 65 536 pages";
+        let all = "round 2, 50 %, 2 s left, downtime 12.34 ms, 940 Mbit/s, guest writes ~615 000 pages/s, 65 536 pages";
         assert_eq!(at(Phase::Rounds, 131_072), all);
     }
 }
