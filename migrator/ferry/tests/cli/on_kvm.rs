@@ -21,6 +21,12 @@ fn kvm_is_there(test: &str) -> bool {
     missing.inspect(|reason| println!("skipped: {test}: {reason}")).is_none()
 }
 
+/// As [`kvm_is_there`], for tests whose guest starts with pages missing.
+fn can_miss_pages(test: &str) -> bool {
+    let missing = vmm::MissingPages::probe();
+    kvm_is_there(test) && missing.inspect_err(|reason| println!("skipped: {test}: {reason}")).is_ok()
+}
+
 fn run_pulse(host: &Host, options: &[&str]) {
     run_pulse_as(host, "pulse", options);
 }
@@ -122,11 +128,7 @@ fn assert_console_answers(host: &Host) {
 #[test]
 fn entry_4_a_guest_that_exits_in_the_push_ends_at_its_source_with_its_code() {
     let test = "entry_4_a_guest_that_exits_in_the_push_ends_at_its_source_with_its_code";
-    if !kvm_is_there(test) {
-        return;
-    }
-    if let Err(reason) = vmm::MissingPages::probe() {
-        println!("skipped: {test}: {reason}");
+    if !can_miss_pages(test) {
         return;
     }
     let host = Host::new();
@@ -151,11 +153,7 @@ fn entry_4_a_guest_that_exits_in_the_push_ends_at_its_source_with_its_code() {
 #[test]
 fn entry_7_a_guest_arrives_whole_though_two_monitors_look_at_it_all_the_while() {
     let test = "entry_7_a_guest_arrives_whole_though_two_monitors_look_at_it_all_the_while";
-    if !kvm_is_there(test) {
-        return;
-    }
-    if let Err(reason) = vmm::MissingPages::probe() {
-        println!("skipped: {test}: {reason}");
+    if !can_miss_pages(test) {
         return;
     }
     let host = Host::new();
@@ -194,11 +192,7 @@ fn look(host: &Host, name: &str) {
 #[test]
 fn entry_13_a_post_copy_takes_the_guests_memory_once() {
     let test = "entry_13_a_post_copy_takes_the_guests_memory_once";
-    if !kvm_is_there(test) {
-        return;
-    }
-    if let Err(reason) = vmm::MissingPages::probe() {
-        println!("skipped: {test}: {reason}");
+    if !can_miss_pages(test) {
         return;
     }
     let host = Host::new();
