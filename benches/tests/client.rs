@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use engine::strategy::Strategy;
+
 use benches::{
     host::Machines,
     results::{self, Kind, Phase, RunOutcome, Timelines},
@@ -33,7 +35,7 @@ fn a_client_holds_its_connections_while_the_guest_moves_by_each_strategy() {
     assert!(said.contains("Client: of "), "{said}");
 
     let results = results::read(&folder.path().join("report/results.json")).unwrap();
-    assert_eq!(results.runs.len(), 3);
+    assert_eq!(results.runs.len(), Strategy::ALL.len());
     for run in &results.runs {
         let strategy = run.strategy;
         assert_eq!((run.outcome, run.verified), (RunOutcome::Completed, Some(true)), "{strategy}");
@@ -69,5 +71,5 @@ fn a_client_holds_its_connections_while_the_guest_moves_by_each_strategy() {
         assert!(run.guest_gaps.is_some(), "{}: the guest saw at least its switchover", run.strategy);
     }
     let page = std::fs::read_to_string(folder.path().join("report/index.html")).unwrap();
-    assert_eq!(page.matches("class=\"plot\"").count(), 3);
+    assert_eq!(page.matches("class=\"plot\"").count(), Strategy::ALL.len());
 }
