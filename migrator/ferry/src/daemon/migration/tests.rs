@@ -75,7 +75,7 @@ fn entry_5_a_process_that_another_host_depends_on_is_ended_by_force_alone() {
     progress.begin(Phase::Push, 12_345);
     for refused in [daemon.stop(false), daemon.stop(false), daemon.cancel()] {
         let words = refused.unwrap_err().to_string();
-        assert!(words.starts_with("too late: vm runs at tcp://there:1; 12345 pages to go"), "{words}");
+        assert!(words.starts_with("too late: vm runs at tcp://there:1; 12 345 pages to go"), "{words}");
         assert!(words.contains("`ferry stop --force vm`"), "{words}");
     }
     assert_eq!(daemon.end(), None);
