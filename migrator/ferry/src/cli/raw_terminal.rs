@@ -139,7 +139,7 @@ fn is_in_foreground() -> bool {
     }
 }
 
-/// Throws away what is typed on a terminal, for as long as it is this process's: it was meant for a guest that has left, and
+/// Something was typed that nobody read. Says so, and throws away what is typed on a terminal from here on, for as long as it is this process's: it was meant for a guest that has left, and
 /// a shell that comes after must not run it.
 pub fn discard_input() {
     let stdin = io::stdin();
@@ -147,16 +147,11 @@ pub fn discard_input() {
         return;
     }
     let Ok(mut keys) = stdin.as_fd().try_clone_to_owned().map(File::from) else { return };
-    let mut is_told = false;
+    tell!("ferry: the guest has left: what is typed here is not read");
     while await_input().is_ok() {
         // Sent to the background in this instant, or a terminal that is gone.
         if !matches!(keys.read(&mut [0; 1024]), Ok(1..)) {
             thread::sleep(LOOK_EVERY);
-            continue;
-        }
-        if !is_told {
-            is_told = true;
-            tell!("ferry: the guest has left: what is typed here is not read");
         }
     }
 }

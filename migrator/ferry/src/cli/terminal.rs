@@ -39,7 +39,7 @@ pub fn attach(socket: &Path) -> anyhow::Result<Left> {
     let by_user = sender.clone();
     // Left behind when the console ends first: nobody can wake a thread that waits for a key.
     thread::spawn(move || {
-        if copy_input(input) == Left::ByUser {
+        if copy_input(input) == Some(Left::ByUser) {
             by_user.send(Left::ByUser).ok();
         }
     });
@@ -69,12 +69,13 @@ pub fn attach_own(socket: &Path, daemon: &Arc<Daemon>) -> anyhow::Result<Attache
     let (input, output) = (console.try_clone()?, console.try_clone()?);
     let daemon = daemon.clone();
     thread::spawn(move || match copy_input(input) {
-        Left::ByUser => {
+        Some(Left::ByUser) => {
             if let Err(refusal) = daemon.stop(false) {
                 tell!("ferry: {refusal}");
             }
         }
-        Left::ByGuest => discard_input(),
+        Some(Left::ByGuest) => discard_input(),
+        None => {}
     });
     let terminal = Arc::new(Mutex::new(terminal));
     let its_end = terminal.clone();
@@ -106,12 +107,13 @@ fn connect(socket: &Path) -> anyhow::Result<UnixStream> {
     UnixStream::connect(socket).with_context(|| format!("connect to the console at {}", socket.display()))
 }
 
-/// From standard input to the console, until Ctrl-] is typed; the end of a file is not the end of the session.
-fn copy_input(mut console: UnixStream) -> Left {
+/// From standard input to the console, until Ctrl-] is typed or the console takes no more; the end of a file, `None`, is not
+/// the end of the session.
+fn copy_input(mut console: UnixStream) -> Option<Left> {
     let stdin = io::stdin();
     let is_terminal = stdin.is_terminal();
     // Unbuffered: a key goes when it is typed.
-    let Ok(mut keys) = stdin.as_fd().try_clone_to_owned().map(File::from) else { return Left::ByGuest };
+    let Ok(mut keys) = stdin.as_fd().try_clone_to_owned().map(File::from) else { return None };
     let mut buffer = [0; 1024];
     while await_input().is_ok() {
         let count = match keys.read(&mut buffer) {
@@ -123,13 +125,13 @@ fn copy_input(mut console: UnixStream) -> Left {
         let typed = &buffer[..count];
         let leave = typed.iter().position(|byte| is_terminal && *byte == LEAVE);
         if console.write_all(&typed[..leave.unwrap_or(count)]).is_err() {
-            return Left::ByGuest;
+            return Some(Left::ByGuest);
         }
         if leave.is_some() {
-            return Left::ByUser;
+            return Some(Left::ByUser);
         }
     }
-    Left::ByGuest
+    None
 }
 
 fn copy_output(mut console: UnixStream) {

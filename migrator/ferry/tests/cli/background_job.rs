@@ -97,7 +97,10 @@ fn entry_6_a_guest_that_arrives_in_a_shells_background_runs_and_has_the_terminal
         let host = Host::new();
         let mut shell = Shell::on(&host);
         shell.types(&format!("{forbids}\n"));
-        shell.types(&format!("{} receive tcp://127.0.0.1:0 --name b &\n", env!("CARGO_BIN_EXE_ferry")));
+        shell.types(&format!(
+            "{} receive --simulated tcp://127.0.0.1:0 --name b &\n",
+            env!("CARGO_BIN_EXE_ferry")
+        ));
         host.await_answer("b");
         let address = host.info("b")["vm"]["listening"].as_str().unwrap().to_owned();
         host.run_sim("a", &[]);
@@ -122,4 +125,27 @@ fn entry_6_a_guest_that_arrives_in_a_shells_background_runs_and_has_the_terminal
         shell.types("echo shell-$((50 + 2))\n");
         shell.await_words("shell-52");
     }
+}
+
+/// A review of entry 22: lines typed for a guest that had left were run by the shell.
+#[test]
+fn entry_22_what_is_typed_for_a_guest_that_has_left_does_not_reach_the_shell() {
+    let host = Host::new();
+    let mut shell = Shell::on(&host);
+    shell.types(&format!("{} run sim --memory 16MiB --name a\n", env!("CARGO_BIN_EXE_ferry")));
+    host.await_answer("a");
+    let pid = host.info("a")["vm"]["pid"].as_u64().unwrap();
+    let address = host.receive("b");
+    let migrate = host.start(&["migrate", "a", &address, "-s", "post-copy", "--max-bandwidth", "16Mbit"]);
+    host.await_status("b", "running");
+    shell.await_words("runs at tcp://");
+    shell.types("echo typed-$((1 + 1))\n");
+    shell.await_words("what is typed here is not read");
+    shell.types("echo typed-$((1 + 2))");
+    assert!(migrate.end().status.success());
+    await_that("the source's process ends", || !host.socket("a").exists() && state_of(pid) == '?');
+    shell.types("\necho shell-$((50 + 2))\n");
+    shell.await_words("shell-52");
+    let seen = shell.seen();
+    assert!(!seen.contains("typed-2") && !seen.contains("typed-3"), "{seen}");
 }
