@@ -119,6 +119,9 @@ fn every_command_of_the_documents_is_understood() {
         ferry >= 5 && cargo >= 5,
         "the documents' commands are not found: {ferry} of ferry, {cargo} of cargo"
     );
+    // The README alone shows how a guest is moved.
+    let of_ferry = commands("README.md").iter().filter(|command| command[0] == "ferry").count();
+    assert!(of_ferry >= 5, "the README's commands are not found: {of_ferry} of ferry");
     for document in WITH_COMMANDS {
         assert!(!commands(document).is_empty(), "{document}: no command is found");
     }

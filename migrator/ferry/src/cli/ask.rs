@@ -164,7 +164,7 @@ impl Stop {
     }
 }
 
-/// Cancel a migration; the guest runs on here
+/// Cancel a migration; the guest keeps running here
 #[derive(Args)]
 pub struct Cancel {
     /// The VM's name

@@ -36,7 +36,7 @@ const UNTOLD: u8 = 5;
 
 /// Move a VM to where `ferry receive` waits for it
 ///
-/// Ctrl-C cancels the migration. Exits with 0 when the VM has moved, 1 when it runs on here, 3 when it is not known
+/// Ctrl-C cancels the migration. Exits with 0 when the VM has moved, 1 when it keeps running here, 3 when it is not known
 /// where it runs, 4 when it has moved and its memory is not what it was, 5 when it has moved and the report could not be
 /// written.
 #[derive(Args)]
